@@ -1,0 +1,1 @@
+"""Fine-tuning: persons, three levels of text."""

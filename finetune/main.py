@@ -1,0 +1,25 @@
+"""Fine-tuning: python -m finetune.main --config=configs/cuhk_pedes.py --workdir=runs/cuhk"""
+
+import sys
+
+from ivt_jax.config import parse_command_line
+from ivt_jax.errors import run
+
+USAGE = "python -m finetune.main --config=configs/cuhk_pedes.py --workdir=runs/cuhk"
+
+
+def main(argv: list[str]) -> int:
+    """Checks the command line before anything heavy is imported, then trains."""
+    config, workdir = parse_command_line(argv, usage=USAGE)
+    from finetune.objective import VIEWS, make_objective
+    from ivt_jax.prepare import ensure_embedded
+    from ivt_jax.training.loop import train
+
+    ensure_embedded(config.data.directory, [*config.data.mixture, config.evaluation.dataset])
+    train(config, workdir, make_objective=make_objective, views=VIEWS)
+    print(f"next: python -m ivt_jax evaluate --run={workdir} --split=test")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, sys.argv[1:]))

@@ -1,0 +1,60 @@
+"""The one front door, `python -m ivt_jax <command>`: imports only the command that is called."""
+
+import difflib
+import sys
+
+import ivt_jax
+from ivt_jax.errors import UserError, run
+
+COMMANDS = {
+    "demo": "train on drawn pedestrians for some minutes and search them; needs no data",
+    "doctor": "check this machine and this installation, with a cure for every fault",
+    "prepare": "turn a downloaded dataset into the files that training reads",
+    "evaluate": "score a run on a dataset: R1, R5, R10, mAP, mINP",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; returns the exit code (errors.py lists them)."""
+    return run(_dispatch, sys.argv[1:] if argv is None else argv)
+
+
+def _dispatch(argv: list[str]) -> int | None:
+    name, *rest = argv or ["--help"]
+    match name:
+        case "demo":
+            from ivt_jax.demo import main as command
+        case "doctor":
+            from ivt_jax.doctor import main as command
+        case "prepare":
+            from ivt_jax.prepare import main as command
+        case "evaluate":
+            from ivt_jax.evaluate import main as command
+        case "--help" | "-h" | "help":
+            print(_help())
+            return 0
+        case "--version":
+            print(f"ivt_jax {ivt_jax.__version__}")
+            return 0
+        case _:
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(COMMANDS)}."
+            raise UserError(f"there is no command {name!r}; {hint}")
+    return command(rest)
+
+
+def _help() -> str:
+    rows = [f"  {name:<10}{sentence}" for name, sentence in COMMANDS.items()]
+    return "\n".join(
+        [
+            "python -m ivt_jax COMMAND [--help | options]",
+            "",
+            *rows,
+            "",
+            "Training: python -m pretrain.main --help, python -m finetune.main --help",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Records become batches: images and captions in, uint8 views and token ids out; no JAX."""

@@ -1,0 +1,1 @@
+"""Writes datasets: readers of published layouts, checks at ingest and one TFDS builder."""

@@ -1,0 +1,197 @@
+"""Records become batches: a pure function of (seed, step), read by Grain.
+
+Global batch s is made of positions [s * B, (s + 1) * B) of the order, and a process reads its
+contiguous share of them, so batches do not depend on the number of processes or workers, and
+resuming needs the step alone. Nothing here imports JAX: reading processes load this module.
+"""
+
+import dataclasses
+import functools
+
+import grain
+import numpy as np
+
+from ivt_jax.data.images import ImageError, augment, decode
+from ivt_jax.data.records import RecordSource, entries
+from ivt_jax.data.sampling import IdentityOrder, ShuffledOrder
+from ivt_jax.data.texts import Tokenizer, text_levels
+
+_ENDLESS = 1 << 40  # positions; Grain wants a length, the orders have none
+_SUBSTITUTES = 100  # entries tried after a bad one before giving up
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ViewOptions:
+    """How a record becomes views; the fields are those of `config.data`.
+
+    `views` are names of text levels, any of "word", "phrase", "sentence", one image view each.
+    """
+
+    views: tuple[str, ...]
+    image_size: tuple[int, int]
+    text_length: int
+    separator: str
+    resize: str
+    pad: int
+    flip: float
+    word_level: str
+
+
+class TrainingEntries:
+    """The entries of one dataset, in order: position -> a sample. Grain's random-access source.
+
+    Args:
+      source: the records of the training split.
+      kind: "captions": an entry is an (image, caption) pair; "images": an image, with one of its
+        captions drawn every time.
+      sampler: "shuffle" | "identity", `group` entries of a person together.
+      number: of the dataset in the mixture, for reports.
+      identity_offset: added to identities, so those of several datasets never meet.
+    """
+
+    def __init__(
+        self,
+        source: RecordSource,
+        *,
+        kind: str,
+        sampler: str,
+        group: int,
+        seed: int,
+        number: int = 0,
+        identity_offset: int = 0,
+    ):
+        self.source = source
+        self.number = number
+        self.identity_offset = identity_offset
+        if kind == "captions":
+            self.entries = entries(source)  # (E, 2) of (record, caption)
+        else:
+            records = np.arange(len(source))
+            self.entries = np.stack([records, np.full_like(records, -1)], axis=1)
+        identities = source.identities[self.entries[:, 0]]
+        self.order = (
+            IdentityOrder(identities, group=group, seed=seed)
+            if sampler == "identity"
+            else ShuffledOrder(len(self.entries), seed=seed)
+        )
+
+    def sample(
+        self, position: int, rng: np.random.Generator, *, tokenizer: Tokenizer, options: ViewOptions
+    ) -> dict[str, np.ndarray]:
+        """The sample at a position; a bad record is replaced by the next good entry.
+
+        Returns images uint8 (V, H, W, 3), token_ids int32 (V, L), token_mask bool (V, L),
+        identities int32, and for the report truncated int32, the texts that were cut, and
+        substituted int32 (2,): 1 + the number of the dataset, and of the bad record, or zeros.
+        Raises ImageError when 100 entries in a row are bad.
+        """
+        entry, bad = self.order[position], (0, 0)
+        for attempt in range(_SUBSTITUTES):
+            record_index, caption_index = self.entries[(entry + attempt) % len(self.entries)]
+            record = self.source[int(record_index)]
+            try:
+                image = decode(record["image"], key=record["key"])
+                break
+            except ImageError as error:
+                bad = bad if any(bad) else (self.number + 1, int(record_index))
+                reason = error
+        else:
+            raise reason
+        if caption_index < 0:
+            caption_index = rng.integers(len(record["captions"]))
+        texts = _levels(record, int(caption_index), options, rng)
+        ids, mask, truncated = tokenizer.encode(
+            texts, length=options.text_length, separator=options.separator
+        )
+        draw = functools.partial(
+            augment,
+            size=options.image_size,
+            resize_filter=options.resize,
+            pad=options.pad,
+            flip=options.flip,
+            rng=rng,
+        )
+        return {
+            "images": np.stack([draw(image) for _ in texts]),
+            "token_ids": ids,
+            "token_mask": mask,
+            "identities": np.int32(record["identity"] + self.identity_offset),
+            "truncated": np.int32(truncated.sum()),
+            "substituted": np.array(bad, np.int32),
+        }
+
+
+def _levels(record: dict, caption: int, options: ViewOptions, rng) -> list[str]:
+    if options.views == ("sentence",):
+        return [record["captions"][caption].lower()]
+    levels = text_levels(
+        record["captions"][caption],
+        words=record["words"][caption],
+        attributes=record["attributes"][caption],
+        style=options.word_level,
+        source=record["source"],
+        rng=rng,
+    )
+    by_name = dict(zip(("word", "phrase", "sentence"), levels, strict=True))
+    return [by_name[view] for view in options.views]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sample(grain.transforms.RandomMap):
+    entries: TrainingEntries
+    tokenizer: Tokenizer
+    options: ViewOptions
+
+    def random_map(self, element: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        return self.entries.sample(element, rng, tokenizer=self.tokenizer, options=self.options)
+
+
+class _Positions:
+    def __len__(self) -> int:
+        return _ENDLESS
+
+    def __getitem__(self, position: int) -> int:
+        return position
+
+
+def training_batches(
+    datasets: list[TrainingEntries],
+    weights: list[float],
+    *,
+    tokenizer: Tokenizer,
+    options: ViewOptions,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    process: int = 0,
+    processes: int = 1,
+    workers: int = 0,
+    threads: int = 2,
+    prefetch: int = 4,
+):
+    """An endless iterator over this process's share of the batches from `start_step` on.
+
+    Args:
+      datasets, weights: the mixture; weights are relative frequencies of samples.
+      batch_size: of the global batch B, divisible by `processes`.
+      workers: reading processes; 0 = `threads` threads of this one.
+      prefetch: batches kept ready, by each worker if there are any.
+
+    Yields dicts of numpy arrays with a leading axis of B / processes; see `TrainingEntries.sample`.
+    """
+    streams = [
+        grain.MapDataset.source(_Positions())
+        .seed(seed + number)
+        .random_map(_Sample(entries, tokenizer, options))
+        for number, entries in enumerate(datasets)
+    ]
+    stream = streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, weights)
+    batches = stream.batch(batch_size // processes, drop_remainder=True)
+    batches = batches[process::processes][start_step:]
+    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, 1))
+    stream = batches.to_iter_dataset(read)
+    if workers:
+        stream = stream.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
+        )
+    return iter(stream)

@@ -1,0 +1,232 @@
+"""Captions become token ids, and one caption becomes the three levels of MLA.
+
+Owns the WordPiece tokenizer (BERT-uncased rules) and the splitting of a caption into its word,
+phrase and sentence level.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from tokenizers import models, normalizers, pre_tokenizers
+
+from ivt_jax.errors import UserError
+
+BERT_UNCASED_SIZE = 30522
+BERT_UNCASED_SHA256 = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+SEPARATORS = ("none", "sep")
+STYLES = ("words", "official")
+_SHORTEST_PIECE = 6  # characters, counted before blanks are stripped, as the official code does
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A WordPiece vocabulary and the ids of its special tokens; picklable."""
+
+    path: Path
+    sha256: str
+    size: int
+    pad_id: int
+    unknown_id: int
+    class_id: int
+    separator_id: int
+    mask_id: int
+    wordpiece: tokenizers.Tokenizer
+
+    def encode(
+        self, captions: list[str], *, length: int, separator: str = "none"
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Token ids of captions, padded and cut to a static length.
+
+        [CLS] comes first; nothing follows the words ("none", the official code) or [SEP] does
+        ("sep", Eq. 2 of the paper), inside the length. A caption without a single usable
+        character becomes [CLS] [UNK], so every row holds a real token besides [CLS].
+
+        Returns:
+            token_ids int32 (n, L), token_mask bool (n, L), truncated bool (n,).
+
+        Raises:
+            ValueError: `length` has no room for a word, or `separator` is unknown.
+        """
+        if separator not in SEPARATORS:
+            raise ValueError(f"separator is {separator!r}; choose one of {SEPARATORS}")
+        room = length - (2 if separator == "sep" else 1)
+        if room < 1:
+            raise ValueError(f"a text length of {length} tokens has no room for a word")
+        tail = [self.separator_id] if separator == "sep" else []
+        token_ids = np.full((len(captions), length), self.pad_id, np.int32)
+        token_mask = np.zeros((len(captions), length), bool)
+        truncated = np.zeros(len(captions), bool)
+        for row, caption in enumerate(captions):
+            words = self._word_ids(caption)
+            ids = [self.class_id, *words[:room], *tail]
+            token_ids[row, : len(ids)] = ids
+            token_mask[row, : len(ids)] = True
+            truncated[row] = len(words) > room
+        return token_ids, token_mask, truncated
+
+    def tokens(self) -> list[str]:
+        """The vocabulary in the order of its ids."""
+        table = self.wordpiece.get_vocab()
+        return sorted(table, key=table.__getitem__)
+
+    def _word_ids(self, caption: str) -> list[int]:
+        # Lone surrogates come from broken files and cannot enter the tokenizer.
+        clean = caption.encode("utf-8", "ignore").decode("utf-8")
+        return self.wordpiece.encode(clean, add_special_tokens=False).ids or [self.unknown_id]
+
+
+def load_tokenizer(vocabulary: str | Path) -> Tokenizer:
+    """Reads a BERT-style vocabulary: a vocab.txt (one token a line) or a folder holding one.
+
+    Text is lower-cased, stripped of accents and split at blanks, punctuation and CJK characters,
+    as BERT-uncased does.
+
+    Raises:
+        UserError: there is no such file, it is no text, or it lacks a special token or repeats one.
+    """
+    path = Path(vocabulary)
+    path = path / "vocab.txt" if path.is_dir() else path
+    if not path.is_file():
+        raise UserError(
+            f"there is no vocabulary at {path}. Give a vocab.txt or a folder that holds one: the "
+            "embedded datasets carry their own (python -m ivt_jax prepare synthetic); for "
+            f"BERT-uncased take the vocab.txt ({BERT_UNCASED_SIZE:,} lines) of a downloaded "
+            "Hugging Face bert-base-uncased folder."
+        )
+    content = path.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    table = _read_vocabulary(content, path)
+    if len(table) == BERT_UNCASED_SIZE and sha256 != BERT_UNCASED_SHA256:
+        warnings.warn(
+            f"{path} has the {BERT_UNCASED_SIZE:,} tokens of BERT-uncased and differs from it "
+            "(sha256); weights made with BERT-uncased will not fit its ids",
+            stacklevel=2,
+        )
+    wordpiece = tokenizers.Tokenizer(models.WordPiece(table, unk_token="[UNK]"))
+    wordpiece.normalizer = normalizers.BertNormalizer(lowercase=True)
+    wordpiece.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = (table[token] for token in SPECIAL_TOKENS)
+    return Tokenizer(path, sha256, len(table), *special, wordpiece=wordpiece)
+
+
+def _read_vocabulary(content: bytes, path: Path) -> dict[str, int]:
+    try:
+        tokens = content.decode("utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text; give a BERT WordPiece vocab.txt") from error
+    table = {token.rstrip("\r"): index for index, token in enumerate(tokens)}
+    if len(table) != len(tokens):
+        raise UserError(f"{path} repeats {len(tokens) - len(table)} token(s); it is no vocabulary")
+    missing = [token for token in SPECIAL_TOKENS if token not in table]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}; give a BERT WordPiece vocabulary")
+    return table
+
+
+def phrase_candidates(caption: str) -> list[str]:
+    """The phrases of a caption, of which MLA draws one; lower-cased.
+
+    The official splitter: each sentence gives its longest comma piece and the rest of its pieces
+    joined; what is five characters or less (blanks included) is left out. If nothing remains, the
+    whole caption is the only phrase (the official code stops with an error there).
+    """
+    return _longest_and_rest(_without_brackets(caption)) or [caption.lower()]
+
+
+def official_word_candidates(caption: str, *, source: str = "") -> list[str]:
+    """The "words" the official code draws one of where a caption has no `att` strings.
+
+    For "cuhk_pedes" the phrase splitter without removal of brackets, for every other source
+    (ICFG-PEDES, RSTPReid) all comma pieces of six characters or more; lower-cased. Falls back to
+    the whole caption.
+    """
+    if source == "cuhk_pedes":
+        return _longest_and_rest(caption.lower()) or [caption.lower()]
+    sentences = _without_brackets(caption).split(".")
+    pieces = [piece for sentence in sentences for piece in sentence.split(",")]
+    return _long_enough(pieces) or [caption.lower()]
+
+
+def _without_brackets(caption: str) -> str:
+    return caption.lower().strip(".").strip("[").strip("]")
+
+
+def _longest_and_rest(text: str) -> list[str]:
+    parts = []
+    for sentence in text.split("."):
+        pieces = sentence.split(",")
+        longest = pieces.pop(max(range(len(pieces)), key=lambda i: len(pieces[i])))
+        parts += [longest, ",".join(pieces).strip(",")]
+    return _long_enough(parts)
+
+
+def _long_enough(pieces: list[str]) -> list[str]:
+    # A piece of blanks alone passes the official test and would be an empty text.
+    return [piece.strip() for piece in pieces if len(piece) >= _SHORTEST_PIECE and piece.strip()]
+
+
+def attribute_words(attributes: dict[str, str], rng: np.random.Generator) -> str:
+    """The official CUHK-PEDES word level: the strings of a random non-empty set of keys.
+
+    Their number is uniform in 1..len, the keys are drawn without replacement and joined by ",".
+    """
+    keys = list(attributes)
+    return join_attributes(attributes, [keys[i] for i in _random_subset(len(keys), rng)])
+
+
+def join_attributes(attributes: dict[str, str], keys: list[str]) -> str:
+    """The strings of the drawn keys in the order drawn, joined as the official code does."""
+    return ",".join(attributes[key] for key in keys)
+
+
+def word_level(
+    caption: str, *, words: str, attributes: str, style: str, source: str, rng: np.random.Generator
+) -> str:
+    """The word level of one caption; see `text_levels` for the arguments."""
+    if style not in STYLES:
+        raise ValueError(f"word_level is {style!r}; choose one of {STYLES}")
+    if style == "words":
+        known = words.split(", ") if words else []
+        chosen = sorted(_random_subset(len(known), rng)) if known else []
+        return ", ".join(known[i] for i in chosen) or caption.lower()
+    table = json.loads(attributes) if attributes else {}
+    if table:
+        return attribute_words(table, rng) or caption.lower()
+    candidates = official_word_candidates(caption, source=source)
+    return candidates[rng.integers(len(candidates))]
+
+
+def text_levels(
+    caption: str, *, words: str, attributes: str, style: str, source: str, rng: np.random.Generator
+) -> tuple[str, str, str]:
+    """The word, phrase and sentence level of one caption (MLA), in the official order of views.
+
+    Args:
+        caption: the sentence level is all of it, lower-cased.
+        words: its nouns and adjectives joined by ", ", as stored in a record.
+        attributes: the official `att` object as JSON, or "".
+        style: "words" draws from `words` | "official" draws from `attributes`, else from pieces.
+        source: dataset name; "cuhk_pedes" has its own official fallback.
+        rng: the only source of randomness.
+
+    Returns:
+        (word, phrase, sentence), none of them empty unless the caption is.
+    """
+    word = word_level(
+        caption, words=words, attributes=attributes, style=style, source=source, rng=rng
+    )
+    phrases = phrase_candidates(caption)
+    return word, phrases[rng.integers(len(phrases))], caption.lower()
+
+
+def _random_subset(count: int, rng: np.random.Generator) -> list[int]:
+    size = int(rng.integers(1, count + 1))
+    return rng.choice(count, size, replace=False).tolist()

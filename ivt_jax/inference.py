@@ -1,0 +1,94 @@
+"""`ivt_jax.load`: a trained model that turns photos and sentences into embeddings."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from ivt_jax.config import from_json
+from ivt_jax.data.images import decode, evaluation_image
+from ivt_jax.data.texts import Tokenizer, load_tokenizer
+from ivt_jax.errors import UserError
+from ivt_jax.model.ivt import IVTConfig
+from ivt_jax.retrieval.evaluate import Encoders, encode_images, encode_texts, make_encoders
+from ivt_jax.training.checkpoint import choose_step, restore_params
+from ivt_jax.training.sharding import make_mesh
+from ivt_jax.training.state import split_model
+
+
+@dataclasses.dataclass(frozen=True)
+class Retriever:
+    """A loaded model; `encode_image` and `encode_text` give comparable embeddings."""
+
+    config: ConfigDict
+    step: int
+    params: dict
+    encoders: Encoders
+    tokenizer: Tokenizer
+
+    def encode_image(self, images: Sequence[Image.Image | str | Path] | np.ndarray) -> np.ndarray:
+        """PIL images or paths, or uint8 (B, H, W, 3) -> float32 (B, D), L2-normalised.
+
+        Raises ImageError for a file that is no readable JPEG, PNG or WebP.
+        """
+        size = tuple(self.config.model.image_size)
+        prepared = (evaluation_image(_pixels(image), size) for image in images)
+        return encode_images(self.encoders, self.params, prepared, batch_size=self.batch_size)
+
+    def encode_text(self, captions: Sequence[str]) -> np.ndarray:
+        """Sentences -> float32 (B, D), L2-normalised; longer than data.text_length are cut."""
+        embeddings, _ = encode_texts(
+            self.encoders,
+            self.params,
+            list(captions),
+            tokenizer=self.tokenizer,
+            length=self.config.data.text_length,
+            separator=self.config.data.separator,
+            batch_size=self.batch_size,
+        )
+        return embeddings
+
+    @property
+    def batch_size(self) -> int:
+        """Images or captions encoded at once: the run's, rounded up to the devices here."""
+        devices = jax.device_count()
+        return -(-self.config.evaluation.batch_size // devices) * devices
+
+
+def load(path: str | Path, step: int | None = None) -> Retriever:
+    """Loads a run folder.
+
+    Args:
+      path: the --workdir of a training run.
+      step: its checkpoint; None = the best by its validation score, else the newest.
+
+    Raises:
+      UserError: no run there, no such step, or parameters that do not fit its configuration.
+    """
+    run = Path(path)
+    config = read_config(run)
+    step = choose_step(run, -1 if step is None else step)
+    graphdef, shapes = split_model(IVTConfig(**config.model))
+    params = restore_params(run, step, shapes)
+    encoders = make_encoders(graphdef, make_mesh(data=-1, fsdp=1))
+    return Retriever(config, step, params, encoders, load_tokenizer(run / "vocab.txt"))
+
+
+def read_config(run: Path) -> ConfigDict:
+    """The resolved configuration a run was started with. JSON only: nothing is executed."""
+    file = run / "config.json"
+    if not file.is_file():
+        raise UserError(f"{run} is no run folder: it has no config.json")
+    return from_json(file.read_text())
+
+
+def _pixels(image: Image.Image | str | Path | np.ndarray) -> np.ndarray:
+    if isinstance(image, np.ndarray):
+        return image
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    return decode(Path(image).read_bytes(), key=str(image))

@@ -1,0 +1,1 @@
+"""Objectives on features: arrays in, scalars out."""

@@ -1,0 +1,77 @@
+"""Cross-modal projection matching (CMPM), the one objective of IVT (paper Eq. 5 to 7)."""
+
+import jax
+import jax.numpy as jnp
+
+
+def cmpm(
+    image_features: jax.Array,
+    text_features: jax.Array,
+    identities: jax.Array,
+    *,
+    logits: str = "projection",
+    target_norm: str = "l2",
+    epsilon: float = 1e-8,
+) -> jax.Array:
+    """KL divergence from the identity targets to the matching probabilities, both directions.
+
+    With p_i = softmax over j of the logits and q_ij = y_ij / ||y_i||, the loss is the mean over
+    rows of sum_j p_ij log(p_ij / (q_ij + epsilon)), image-to-text plus text-to-image.
+
+    Args:
+      image_features, text_features: (B, D) class tokens after the final norm, not normalised.
+      identities: (B,) int; rows with equal identities are positives of each other.
+      logits: "projection" = f_i . f_j / |f_j|, the scalar projection onto the other modality
+        (official code); "dot" = f_i . f_j (paper Eq. 6).
+      target_norm: "l2" = y / ||y||_2 (official code: the minimum is then -log n for n positives,
+        so a negative loss is normal); "sum" = y / sum(y) (paper Eq. 6: the minimum is 0).
+      epsilon: inside the logarithm of the target.
+
+    Returns:
+      A float32 scalar, computed in float32 whatever the dtype of the features.
+
+    Raises:
+      ValueError: unknown `logits` or `target_norm`, or shapes that do not fit.
+    """
+    if image_features.shape != text_features.shape or image_features.ndim != 2:
+        raise ValueError(
+            "cmpm needs image and text features of one shape (B, D); "
+            f"got {image_features.shape} and {text_features.shape}"
+        )
+    if identities.shape != image_features.shape[:1]:
+        raise ValueError(f"cmpm needs {image_features.shape[0]} identities; got {identities.shape}")
+    images = image_features.astype(jnp.float32)  # (B, D)
+    texts = text_features.astype(jnp.float32)  # (B, D)
+    image_to_text, text_to_image = _matching_logits(images, texts, logits)  # (B, B) each
+    log_target = _log_target(identities, target_norm, epsilon)  # (B, B)
+    return _divergence(image_to_text, log_target) + _divergence(text_to_image, log_target)
+
+
+def _matching_logits(images, texts, logits: str):
+    """Both directions come from one matrix of products: the norms only scale its columns."""
+    products = jnp.matmul(images, texts.T, precision=jax.lax.Precision.HIGHEST)  # (B, B)
+    match logits:
+        case "dot":
+            return products, products.T
+        case "projection":
+            return products * _inverse_norm(texts), products.T * _inverse_norm(images)
+    raise ValueError(f'logits must be "projection" or "dot", not {logits!r}')
+
+
+def _inverse_norm(features):
+    # The floor keeps value and gradient finite for a feature of zeros.
+    return jax.lax.rsqrt(jnp.maximum(jnp.sum(features * features, axis=1), 1e-24))  # (B,)
+
+
+def _log_target(identities, target_norm: str, epsilon: float):
+    match = (identities[:, None] == identities[None, :]).astype(jnp.float32)  # (B, B)
+    positives = jnp.sum(match, axis=1, keepdims=True)  # (B, 1)
+    if target_norm not in ("l2", "sum"):
+        raise ValueError(f'target_norm must be "l2" or "sum", not {target_norm!r}')
+    norm = jnp.sqrt(positives) if target_norm == "l2" else positives
+    return jnp.log(match / norm + epsilon)
+
+
+def _divergence(logits, log_target):
+    log_probability = jax.nn.log_softmax(logits, axis=1)
+    return jnp.mean(jnp.sum(jnp.exp(log_probability) * (log_probability - log_target), axis=1))

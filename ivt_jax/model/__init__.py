@@ -1,0 +1,1 @@
+"""The network and its masking: arrays in, arrays out."""

@@ -1,0 +1,281 @@
+"""IVT: one transformer for images and texts (paper section 3.2).
+
+LayerNorms and attention are shared, each modality has its own MLP in every block. Modules
+hold parameters and nothing else: randomness comes in as a key, and `key=None` means
+deterministic. Letters: B batch, N image tokens, L text tokens, T either, D width, H heads.
+"""
+
+import dataclasses
+
+import einops
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ivt_jax.training.sharding import batch_sharded, gathered
+
+_table = jax.nn.initializers.normal(0.02)
+_zeros = jax.nn.initializers.zeros
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IVTConfig:
+    """Sizes and computation of an IVT; the fields of `config.model`, documented in configs/base.py.
+
+    Raises ValueError when heads do not divide the width or a patch does not fit the image.
+    """
+
+    image_size: tuple[int, int] = (384, 128)
+    patch_size: int = 16
+    patch_stride: int = 16
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: int = 4
+    vocabulary_size: int = 30522
+    max_text_positions: int = 512
+    drop_path: float = 0.0
+    text_dropout: float = 0.0
+    dtype: str = "float32"
+    layers: str = "scan"
+    remat: str = "none"
+
+    def __post_init__(self):
+        object.__setattr__(self, "image_size", tuple(self.image_size))
+        if self.width % self.heads:
+            raise ValueError(f"heads={self.heads} must divide width={self.width}")
+        if min(self.image_size) < self.patch_size:
+            raise ValueError(f"a patch of {self.patch_size} does not fit in {self.image_size}")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches down and across: (size - patch) // stride + 1, as the official code counts."""
+        rows, columns = ((s - self.patch_size) // self.patch_stride + 1 for s in self.image_size)
+        return rows, columns
+
+    @property
+    def image_tokens(self) -> int:
+        """N: the patches and the class token."""
+        return self.grid[0] * self.grid[1] + 1
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention; both modalities share it."""
+
+    def __init__(self, config: IVTConfig, *, rngs: nnx.Rngs):
+        self.heads = config.heads
+        self.qkv = _linear(config, config.width, 3 * config.width, rngs)
+        self.projection = _linear(config, config.width, config.width, rngs)
+
+    def __call__(self, tokens, mask, *, queries: int | None = None):
+        """(B, T, D), keys to attend to (B, T) bool or None -> (B, T or queries, D)."""
+        if queries is None:
+            heads = einops.rearrange(self.qkv(tokens), "b t (s h d) -> s b h t d", s=3, h=self.heads)
+            query, key, value = heads[0], heads[1], heads[2]  # (B, H, T, D/H)
+        else:
+            query, key, value = self._few_queries(tokens, queries)
+        scores = jnp.einsum("bhqd,bhkd->bhqk", query, key) * query.shape[-1] ** -0.5
+        scores = scores.astype(jnp.float32)
+        if mask is not None:
+            scores = jnp.where(mask[:, None, None, :], scores, -1e9)
+        weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+        mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value)
+        return self.projection(einops.rearrange(mixed, "b h q d -> b q (h d)"))
+
+    def _few_queries(self, tokens, queries: int):
+        kernel = self.qkv.kernel[...].astype(tokens.dtype)
+        bias = self.qkv.bias[...].astype(tokens.dtype)
+        width = tokens.shape[-1]
+        query = tokens[:, :queries] @ kernel[:, :width] + bias[:width]
+        key_value = tokens @ kernel[:, width:] + bias[width:]
+        split = "b t (s h d) -> s b h t d"
+        query = einops.rearrange(query, split, s=1, h=self.heads)[0]
+        key, value = einops.rearrange(key_value, split, s=2, h=self.heads)
+        return query, key, value
+
+
+class Mlp(nnx.Module):
+    """Two layers with the exact GELU; each modality has its own."""
+
+    def __init__(self, config: IVTConfig, *, rngs: nnx.Rngs):
+        hidden = config.width * config.mlp_ratio
+        self.up = _linear(config, config.width, hidden, rngs)
+        self.down = _linear(config, hidden, config.width, rngs)
+
+    def __call__(self, tokens):
+        """(B, T, D) -> (B, T, D)."""
+        return self.down(jax.nn.gelu(self.up(tokens), approximate=False))
+
+
+class Block(nnx.Module):
+    """Pre-norm block (paper Eq. 3 and 4): shared attention, then the modality's own MLP."""
+
+    def __init__(self, config: IVTConfig, *, rngs: nnx.Rngs):
+        self.norm1 = _norm(config, rngs)
+        self.attention = Attention(config, rngs=rngs)
+        self.norm2 = _norm(config, rngs)
+        self.mlp_image = Mlp(config, rngs=rngs)
+        self.mlp_text = Mlp(config, rngs=rngs)
+
+    def __call__(self, tokens, mask, *, modality: str, key=None, drop_rate=0.0, queries=None):
+        """(B, T, D) -> (B, T or queries, D); a branch is dropped for a sample at `drop_rate`."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        mlp = {"image": self.mlp_image, "text": self.mlp_text}[modality]
+        mixed = self.attention(self.norm1(tokens), mask, queries=queries)
+        tokens = tokens[:, :queries] + _drop_path(mixed, keys[0], drop_rate)
+        return tokens + _drop_path(mlp(self.norm2(tokens)), keys[1], drop_rate)
+
+
+class IVT(nnx.Module):
+    """The unified visual-textual network: two embeddings, one stack of blocks, one final norm."""
+
+    def __init__(self, config: IVTConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        width, patch = config.width, config.patch_size
+        self.patch = nnx.Linear(
+            patch * patch * 3,
+            width,
+            # He initialisation by fan-out, as the official convolution has it.
+            kernel_init=jax.nn.initializers.normal((2 / (patch * patch * width)) ** 0.5),
+            dtype=jnp.dtype(config.dtype),
+            rngs=rngs,
+        )
+        self.class_token = nnx.Param(_table(rngs.params(), (width,)))
+        # One type vector for EACH position: the published parameter count needs it.
+        self.image_positions = nnx.Param(_table(rngs.params(), (config.image_tokens, width)))
+        self.image_types = nnx.Param(_table(rngs.params(), (config.image_tokens, width)))
+        self.word_table = nnx.Param(_table(rngs.params(), (config.vocabulary_size, width)))
+        self.position_table = nnx.Param(_table(rngs.params(), (config.max_text_positions, width)))
+        self.type_table = nnx.Param(_table(rngs.params(), (2, width)))
+        self.text_norm = nnx.LayerNorm(width, epsilon=1e-12, use_fast_variance=False, rngs=rngs)
+        block_keys = jax.random.split(rngs.params(), config.depth)
+        self.blocks = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(block_keys)
+        self.norm = nnx.LayerNorm(width, epsilon=1e-6, use_fast_variance=False, rngs=rngs)
+
+    def embed_image(self, images) -> jax.Array:
+        """Normalised images (B, H, W, 3) -> tokens (B, N, D), the class token first (Eq. 1)."""
+        patch = gathered(self.patch)
+        tokens = self._patches(patch, images.astype(self.config.dtype))  # (B, N - 1, D)
+        class_token = jnp.broadcast_to(self.class_token[...], (len(images), 1, self.config.width))
+        places = self.image_positions[...] + self.image_types[...]
+        tokens = jnp.concatenate([class_token.astype(tokens.dtype), tokens], axis=1)
+        return batch_sharded(tokens + places.astype(tokens.dtype))
+
+    def _patches(self, patch, images):
+        size, stride = self.config.patch_size, self.config.patch_stride
+        if size != stride:
+            kernel = patch.kernel[...].astype(images.dtype)
+            kernel = einops.rearrange(kernel, "(p q c) d -> p q c d", p=size, q=size)
+            maps = jax.lax.conv_general_dilated(
+                images, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            bias = patch.bias[...].astype(images.dtype)
+            return einops.rearrange(maps, "b y x d -> b (y x) d") + bias
+        rows, columns = self.config.grid
+        images = images[:, : rows * size, : columns * size]
+        return patch(
+            einops.rearrange(images, "b (y p) (x q) c -> b (y x) (p q c)", p=size, q=size)
+        )
+
+    def embed_text(self, token_ids, *, key=None) -> jax.Array:
+        """Token ids (B, L) int -> tokens (B, L, D); the text's class token is its [CLS] word.
+
+        Word, position and type (row 0) tables are added, normalised (epsilon 1e-12) and dropped
+        out, as BERT does and the official code keeps. ValueError if L exceeds the position table.
+        """
+        length = token_ids.shape[1]
+        if length > self.config.max_text_positions:
+            raise ValueError(
+                f"a text of {length} tokens, but max_text_positions={self.config.max_text_positions}"
+            )
+        words, positions = gathered((self.word_table[...], self.position_table[...]))
+        tokens = jnp.take(words, token_ids, axis=0) + positions[:length] + self.type_table[0]
+        tokens = self.text_norm(tokens)  # (B, L, D)
+        if key is not None and self.config.text_dropout:
+            kept = jax.random.bernoulli(key, 1 - self.config.text_dropout, tokens.shape)
+            tokens = jnp.where(kept, tokens / (1 - self.config.text_dropout), 0)
+        return batch_sharded(tokens.astype(self.config.dtype))
+
+    def encode(self, tokens, mask=None, *, modality: str, key=None, output: str = "class"):
+        """Runs the blocks and the final norm.
+
+        Args:
+          tokens: (B, T, D) from `embed_image` or `embed_text`, possibly with tokens dropped.
+          mask: (B, T) bool, the tokens that may be attended to; None = all.
+          modality: "image" | "text", which MLP the blocks use.
+          key: randomness of stochastic depth; None = deterministic.
+          output: "class" -> features (B, D); "tokens" -> all tokens (B, T, D). Float32 both.
+        """
+        if self.config.layers == "scan":
+            tokens = self._scan(tokens, mask, modality, key)
+        else:
+            tokens = self._unroll(tokens, mask, modality, key, output)
+        if output == "class":
+            tokens = tokens[:, 0]
+        return self.norm(tokens.astype(jnp.float32))
+
+    def image_features(self, images, *, key=None) -> jax.Array:
+        """Normalised images (B, H, W, 3) -> features (B, D) float32, not L2-normalised."""
+        return self.encode(self.embed_image(images), modality="image", key=key)
+
+    def text_features(self, token_ids, token_mask, *, key=None) -> jax.Array:
+        """Token ids (B, L), real tokens (B, L) bool -> features (B, D) float32, not normalised."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        tokens = self.embed_text(token_ids, key=keys[0])
+        return self.encode(tokens, token_mask.astype(bool), modality="text", key=keys[1])
+
+    def _layer(self, mask, modality: str, queries: int | None = None):
+        def layer(tokens, block, key, drop_rate):
+            tokens = gathered(block)(
+                tokens, mask, modality=modality, key=key, drop_rate=drop_rate, queries=queries
+            )
+            return batch_sharded(tokens)
+
+        if self.config.remat == "block":
+            return jax.checkpoint(layer, prevent_cse=self.config.layers != "scan")
+        return layer
+
+    def _drop_rates(self):
+        return jnp.linspace(0.0, self.config.drop_path, self.config.depth)
+
+    def _scan(self, tokens, mask, modality, key):
+        layer = self._layer(mask, modality)
+        keys = None if key is None else jax.random.split(key, self.config.depth)
+
+        def step(tokens, scanned):
+            return layer(tokens, *scanned), None
+
+        tokens, _ = jax.lax.scan(step, tokens, (self.blocks, keys, self._drop_rates()))
+        return tokens
+
+    def _unroll(self, tokens, mask, modality, key, output):
+        depth = self.config.depth
+        keys = [None] * depth if key is None else list(jax.random.split(key, depth))
+        rates = self._drop_rates()
+        for index in range(depth):
+            block = jax.tree.map(lambda leaf, index=index: leaf[index], self.blocks)
+            # Only the class token leaves the last block, so only its row is computed there.
+            queries = 1 if output == "class" and index == depth - 1 else None
+            layer = self._layer(mask, modality, queries)
+            tokens = layer(tokens, block, keys[index], rates[index])
+        return tokens
+
+
+def _linear(config: IVTConfig, inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
+    dtype = jnp.dtype(config.dtype)
+    return nnx.Linear(inputs, outputs, kernel_init=_table, bias_init=_zeros, dtype=dtype, rngs=rngs)
+
+
+def _norm(config: IVTConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    dtype = jnp.dtype(config.dtype)
+    return nnx.LayerNorm(
+        config.width, epsilon=1e-6, use_fast_variance=False, dtype=dtype, rngs=rngs
+    )
+
+
+def _drop_path(branch, key, rate):
+    """Zeroes a residual branch for whole samples and scales the others up (stochastic depth)."""
+    if key is None:
+        return branch
+    kept = jax.random.bernoulli(key, 1 - rate, (len(branch), 1, 1))
+    return jnp.where(kept, branch / (1 - rate).astype(branch.dtype), 0)

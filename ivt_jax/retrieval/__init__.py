@@ -1,0 +1,1 @@
+"""Parameters become answers: the protocol's numbers, the gallery, the pictures and the page."""

@@ -1,0 +1,255 @@
+"""train(): the one loop of both stages, read from top to bottom."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
+
+from ivt_jax.config import compare, difference, from_json, resolved_json
+from ivt_jax.errors import UserError
+from ivt_jax.model.ivt import IVTConfig
+from ivt_jax.retrieval.evaluate import encode_split, make_encoders, score
+from ivt_jax.training.checkpoint import Checkpoints
+from ivt_jax.training.lifecycle import StopRequest
+from ivt_jax.training.optimizer import make_optimizer, make_schedule
+from ivt_jax.training.setup import Data, open_data
+from ivt_jax.training.sharding import BATCH, REPLICATED, make_mesh, to_global
+from ivt_jax.training.state import abstract_state, create_state, make_step, split_model
+from ivt_jax.training.telemetry import Telemetry
+from ivt_jax.training.transfer import params_of_run
+
+# Fields that change how a run is watched or fed, not what it computes.
+_FREE = ("data.workers", "data.threads", "data.prefetch", "training.log_steps", "training.keep")
+_FREE += ("training.stop_after", "mesh.data", "mesh.fsdp", "data.directory", "init.run")
+
+
+def train(
+    config: ConfigDict, workdir: str | Path, *, make_objective: Callable, views: tuple[str, ...]
+) -> dict[str, float]:
+    """Trains to the last step, or resumes where the run in `workdir` stopped.
+
+    Args:
+      config: validated; see configs/base.py.
+      workdir: the run folder, made if needed.
+      make_objective: keyword arguments -> (model, batch, key) -> (loss, metrics).
+      views: text levels of a sample, each with its own image view.
+
+    Returns:
+      The last training metrics.
+
+    Raises:
+      UserError: the folder holds another run, the data does not fit, the loss is not finite
+        (exit code 3), or a signal asked to stop (130 or 143, after saving).
+    """
+    workdir = Path(workdir)
+    chief = jax.process_index() == 0
+    data = open_data(config, views=views)
+    _claim(workdir, config, data)
+    epoch_steps = max(data.epoch_entries // config.training.batch_size, 1)
+    total_steps = config.training.steps or round(config.training.epochs * epoch_steps)
+
+    model_config = IVTConfig(**config.model)
+    mesh = make_mesh(**config.mesh)
+    graphdef, _ = split_model(model_config)
+    schedule, optimizer = _make_optimizer(config, total_steps, epoch_steps)
+    shapes, shardings = abstract_state(model_config, optimizer, mesh=mesh)
+    objective = make_objective(
+        erase=config.data.erase, masking=config.masking.to_dict(), **config.objective
+    )
+    batch_sharding, replicated = NamedSharding(mesh, BATCH), NamedSharding(mesh, REPLICATED)
+    step_function = jax.jit(
+        make_step(objective, graphdef, optimizer, accumulate=config.training.accumulate),
+        donate_argnums=0,
+        in_shardings=(shardings, batch_sharding, replicated),
+        out_shardings=(shardings, replicated),
+    )
+    evaluator = _Evaluator(config, data, make_encoders(graphdef, mesh))
+
+    with (
+        jax.set_mesh(mesh),
+        Checkpoints(workdir, keep=config.training.keep) as checkpoints,
+        StopRequest() as stop,
+    ):
+        state = checkpoints.restore_newest(shapes, shardings)
+        note = "random parameters" if state is None else f"resumed at step {int(state.step)}"
+        if state is None:
+            params = None
+            if config.init.run:
+                params, note = params_of_run(
+                    config.init.run,
+                    model_config,
+                    step=config.init.step,
+                    vocabulary_sha256=data.tokenizer.sha256,
+                )
+            state = create_state(
+                model_config, optimizer, shardings=shardings, seed=config.seed, params=params
+            )
+        first = int(state.step)
+        batches = data.batches(config, start_step=first)
+        key = jax.random.key(config.seed)
+        eval_steps = round(config.training.eval_epochs * epoch_steps)
+        save_steps = round(config.training.save_epochs * epoch_steps)
+        last = total_steps
+        if config.training.stop_after:
+            last = min(last, first + config.training.stop_after)
+        window = _Window(config.training.batch_size)
+        with Telemetry(workdir, start_step=first, total_steps=total_steps, quiet=not chief) as log:
+            _introduce(log, config, data, shapes, epoch_steps, total_steps, note)
+            metrics, due, cut = {}, None, 0
+            for step in range(first + 1, last + 1):
+                batch = window.next(batches)
+                cut += data.report(batch, workdir / "quarantine.jsonl", log.say)
+                state, metrics = step_function(state, to_global(mesh, batch), key)
+                window.steps += 1
+                # Read one step late, so that the device never waits for the host.
+                if due:
+                    _log(log, *due, window, schedule)
+                    due = None
+                stopping = stop.signal is not None or step == last
+                if step % config.training.log_steps == 0 or stopping:
+                    due = (step, metrics)
+                evaluate = step == total_steps or (eval_steps and step % eval_steps == 0)
+                save = stopping or (save_steps and step % save_steps == 0)
+                if evaluate or save:
+                    if due:
+                        _log(log, *due, window, schedule)
+                        due = None
+                    scores = evaluator(state.params, step, log) if evaluate else {}
+                    checkpoints.save(state, metrics=scores)
+                    window.restart()
+                if stopping:
+                    break
+            batches.close()
+            checkpoints.wait()
+            step = int(state.step)
+            if stop.signal is not None and step < total_steps:
+                raise UserError(
+                    f"stopped by {stop.signal.name}; step {step} of {total_steps} is saved in "
+                    f"{workdir}.\nThe same command goes on from there.",
+                    exit_code=143 if stop.signal.name == "SIGTERM" else 130,
+                )
+            log.say(f"step {step} of {total_steps} is saved in {workdir}")
+            if cut:
+                log.say(f"{cut} texts were longer than data.text_length and were cut")
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _claim(workdir: Path, config: ConfigDict, data: Data) -> None:
+    """Writes config.json and vocab.txt, or checks that a run already there is the same."""
+    file = workdir / "config.json"
+    if file.is_file():
+        changed = [
+            line
+            for line in compare(from_json(file.read_text()), config)
+            if line.split(":")[0] not in _FREE
+        ]
+        if changed:
+            raise UserError(
+                f"{workdir} holds a run with another configuration:\n  "
+                + "\n  ".join(changed)
+                + "\nUse another --workdir, or the same values to resume it."
+            )
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "vocab.txt").write_bytes(data.tokenizer.path.read_bytes())
+    file.write_text(resolved_json(config))
+
+
+def _make_optimizer(config: ConfigDict, total_steps: int, epoch_steps: int):
+    options = config.optimizer.to_dict()
+    peak, bias_factor = options.pop("learning_rate"), options.pop("bias_factor")
+    schedules = [
+        make_schedule(
+            peak=rate, total_steps=total_steps, epoch_steps=epoch_steps, **config.schedule
+        )
+        for rate in (peak, peak * bias_factor)
+    ]
+    return schedules[0], make_optimizer(
+        schedule=schedules[0], bias_schedule=schedules[1], **options
+    )
+
+
+def _introduce(log, config, data, shapes, epoch_steps, total_steps, note) -> None:
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
+    log.say("configuration, where it differs from configs/base.py:")
+    for line in difference(config):
+        log.say(f"  {line}")
+    log.say(
+        f"{count:,} parameters on {jax.device_count()} {jax.devices()[0].platform} device(s); "
+        f"{data.description}; {total_steps} steps of {config.training.batch_size}, "
+        f"{epoch_steps} an epoch; {note}"
+    )
+
+
+class _Window:
+    """Pace since the last line: pairs a second, and the share of time spent waiting for data."""
+
+    def __init__(self, batch_size: int):
+        self.batch_size = batch_size
+        self.restart()
+
+    def restart(self) -> None:
+        self.began, self.waited, self.steps = time.monotonic(), 0.0, 0
+
+    def next(self, batches) -> dict[str, np.ndarray]:
+        began = time.monotonic()
+        batch = next(batches)
+        self.waited += time.monotonic() - began
+        return batch
+
+    def read(self) -> dict[str, float]:
+        elapsed = max(time.monotonic() - self.began, 1e-9)
+        pace = {
+            "pairs_per_second": self.batch_size * self.steps / elapsed,
+            "data_wait_percent": 100 * self.waited / elapsed,
+        }
+        self.restart()
+        return pace
+
+
+def _log(log: Telemetry, step: int, metrics: dict, window: _Window, schedule) -> None:
+    values = {name: float(value) for name, value in metrics.items()}
+    if not np.isfinite(values["loss"]):
+        raise UserError(
+            f"the loss is {values['loss']} at step {step}: the run has diverged.\n"
+            "Lower optimizer.learning_rate or set optimizer.clip_norm; earlier checkpoints stay.",
+            exit_code=3,
+        )
+    rate = float(schedule(np.int32(step - 1)))
+    log.train(step, values | {"learning_rate": rate} | window.read())
+
+
+class _Evaluator:
+    """Scores the selecting split and, beside it, the reported one."""
+
+    def __init__(self, config: ConfigDict, data: Data, encoders):
+        self.sources = data.evaluation
+        self.select = config.evaluation.select
+        self.encode = {
+            "image_size": tuple(config.model.image_size),
+            "tokenizer": data.tokenizer,
+            "length": config.data.text_length,
+            "separator": config.data.separator,
+            "batch_size": config.evaluation.batch_size,
+        }
+        self.encoders = encoders
+
+    def __call__(self, params, step: int, log: Telemetry) -> dict[str, float]:
+        saved = {}
+        for split, source in self.sources.items():
+            metrics = score(encode_split(self.encoders, params, source, **self.encode))
+            log.evaluation(step, split, metrics)
+            saved |= {f"{split}_{name}": value for name, value in metrics.items()}
+        if self.sources:
+            saved["score"] = (saved[f"{self.select}_R1"] + saved[f"{self.select}_mAP"]) / 2
+        return saved
+
+
+def read_metrics(run: str | Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]

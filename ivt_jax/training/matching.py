@@ -1,0 +1,87 @@
+"""The matching objective: from a training batch to features to CMPM; both stages share it."""
+
+import einops
+import jax
+
+from ivt_jax.losses.cmpm import cmpm
+from ivt_jax.model.ivt import IVT
+from ivt_jax.model.masking import mask_tokens
+from ivt_jax.model.pixels import normalise, random_erase
+from ivt_jax.training.sharding import batch_sharded, gathered
+
+
+def matching_objective(*, views: tuple[str, ...], erase: float, masking: dict, levels: str, **loss):
+    """The function (model, batch, key) -> (loss, metrics) that `training.loop` differentiates.
+
+    Args:
+      views: names of the V views of a batch, the text levels.
+      erase: probability of random erasing, `config.data.erase`.
+      masking: the keyword arguments of `mask_tokens`, `config.masking`.
+      levels: "joint" = one CMPM over all views, so every pair of one identity is a positive
+        across levels (official code); "separate" = the sum of one CMPM a level (paper Fig. 2).
+      **loss: the keyword arguments of `match`, the rest of `config.objective`.
+    """
+
+    def objective(model: IVT, batch: dict, key):
+        image, text = masked_features(model, batch, key, erase=erase, masking=masking)
+        if levels == "joint":
+            total = match(image, text, batch["identities"], **loss)
+            return total, {"loss": total}
+        by_level = {
+            f"loss_{name}": match(image[:, [v]], text[:, [v]], batch["identities"], **loss)
+            for v, name in enumerate(views)
+        }
+        total = sum(by_level.values())
+        return total, {"loss": total, **by_level}
+
+    return objective
+
+
+def masked_features(model: IVT, batch: dict, key, *, erase: float, masking: dict):
+    """Erases, embeds, masks and encodes every view of a batch.
+
+    Args:
+      batch: images uint8 (B, V, H, W, 3), token_ids int32 (B, V, L), token_mask bool (B, V, L).
+      key: randomness of erasing, dropout, masking and stochastic depth.
+      erase: probability of random erasing.
+      masking: the keyword arguments of `mask_tokens`.
+
+    Returns:
+      image_features, text_features: (B, V, D) float32, not normalised.
+    """
+    erase_key, dropout_key, mask_key, image_key, text_key = jax.random.split(key, 5)
+    views = batch["images"].shape[1]
+    images = normalise(einops.rearrange(batch["images"], "b v h w c -> (b v) h w c"))
+    images = random_erase(erase_key, images, probability=erase)
+    token_ids = einops.rearrange(batch["token_ids"], "b v l -> (b v) l")
+    token_mask = einops.rearrange(batch["token_mask"], "b v l -> (b v) l")
+    image_tokens, image_mask, text_tokens, text_mask = mask_tokens(
+        mask_key,
+        model.embed_image(images),
+        model.embed_text(token_ids, key=dropout_key),
+        token_mask,
+        **masking,
+    )
+    image = model.encode(image_tokens, image_mask, modality="image", key=image_key)
+    text = model.encode(text_tokens, text_mask, modality="text", key=text_key)
+    return tuple(einops.rearrange(x, "(b v) d -> b v d", v=views) for x in (image, text))
+
+
+def match(image_features, text_features, identities, *, negatives: str, **options):
+    """CMPM of all rows of (B, V, D) features against each other.
+
+    negatives="global" compares the whole batch; "local" compares within each device's share
+    and averages, as the official code does, so its value depends on the number of devices.
+    """
+    groups = 1
+    if negatives == "local":
+        mesh = jax.sharding.get_abstract_mesh()
+        groups = 1 if mesh.empty else mesh.size
+    views = image_features.shape[1]
+    identities = einops.repeat(identities, "b -> b v", v=views)
+    rows = (image_features, text_features, identities)
+    rows = [einops.rearrange(x, "(g b) v ... -> g (b v) ...", g=groups) for x in rows]
+    if negatives == "local":
+        rows = [batch_sharded(x) for x in rows]
+        return jax.vmap(lambda *row: cmpm(*row, **options))(*rows).mean()
+    return cmpm(*(gathered(x[0]) for x in rows), **options)

@@ -1,0 +1,123 @@
+"""The data of a run, opened: entries to train on, splits to evaluate on, one tokenizer."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ivt_jax.data.pipeline import TrainingEntries, ViewOptions, training_batches
+from ivt_jax.data.records import RecordSource, open_dataset, vocabulary_path
+from ivt_jax.data.texts import Tokenizer, load_tokenizer
+from ivt_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What `open_data` found; `evaluation` maps split names to their records."""
+
+    datasets: list[TrainingEntries]
+    weights: list[float]
+    tokenizer: Tokenizer
+    options: ViewOptions
+    evaluation: dict[str, RecordSource]
+    names: list[str]
+
+    def batches(self, config: ConfigDict, *, start_step: int):
+        """This process's share of the training batches from a step on; see `training_batches`."""
+        return training_batches(
+            self.datasets,
+            self.weights,
+            tokenizer=self.tokenizer,
+            options=self.options,
+            batch_size=config.training.batch_size,
+            seed=config.seed,
+            start_step=start_step,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+            workers=config.data.workers,
+            threads=config.data.threads,
+            prefetch=config.data.prefetch,
+        )
+
+    def report(self, batch: dict[str, np.ndarray], file: Path, say: Callable[[str], None]) -> int:
+        """Takes the counts out of a batch; bad records are listed in `file` and said aloud.
+
+        Returns how many texts of the batch were cut to the static length.
+        """
+        for number, index in batch.pop("substituted"):
+            if not number:
+                continue
+            source = self.datasets[number - 1].source
+            line = {"dataset": self.names[number - 1], "record": int(index)}
+            line["key"] = source[int(index)]["key"]
+            with file.open("a") as lines:
+                lines.write(json.dumps(line) + "\n")
+            say(f"unreadable image replaced by the next entry: {line} (listed in {file})")
+        return int(batch.pop("truncated").sum())
+
+    @property
+    def epoch_entries(self) -> int:
+        """Samples in a pass over all training entries."""
+        return sum(len(entries.order) for entries in self.datasets)
+
+    @property
+    def description(self) -> str:
+        """One line for the head of a log."""
+        parts = [
+            f"{name} ({len(entries.source):,} images, {len(entries.order):,} entries)"
+            for name, entries in zip(self.names, self.datasets, strict=True)
+        ]
+        return " + ".join(parts)
+
+
+def open_data(config: ConfigDict, *, views: tuple[str, ...]) -> Data:
+    """Opens the training mixture and the evaluation splits of a configuration.
+
+    Raises UserError for a vocabulary larger than the word table, a missing evaluation split, or
+    a person dataset without nouns and adjectives where `data.word_level` asks for them.
+    """
+    names = list(config.data.mixture)
+    entries, offset = [], 0
+    for number, name in enumerate(names):
+        source = open_dataset(config.data.directory, name, "train")
+        entries.append(
+            TrainingEntries(
+                source,
+                kind=config.data.entries,
+                sampler=config.data.sampler,
+                group=config.data.captions_per_identity,
+                seed=config.seed + number,
+                number=number,
+                identity_offset=offset,
+            )
+        )
+        offset += int(source.identities.max()) + 1
+    vocabulary = config.data.vocabulary or vocabulary_path(config.data.directory, names[0])
+    tokenizer = load_tokenizer(vocabulary)
+    if tokenizer.size > config.model.vocabulary_size:
+        raise UserError(
+            f"the vocabulary {vocabulary} has {tokenizer.size} tokens, more than "
+            f"model.vocabulary_size={config.model.vocabulary_size}"
+        )
+    options = ViewOptions(
+        views=views,
+        image_size=tuple(config.model.image_size),
+        **{
+            field: config.data[field]
+            for field in ("text_length", "separator", "resize", "pad", "flip", "word_level")
+        },
+    )
+    weights = [float(config.data.mixture[name]) for name in names]
+    return Data(entries, weights, tokenizer, options, _evaluation_splits(config), names)
+
+
+def _evaluation_splits(config: ConfigDict) -> dict[str, RecordSource]:
+    name = config.evaluation.dataset
+    if not name:
+        return {}
+    wanted = dict.fromkeys(filter(None, (config.evaluation.select, config.evaluation.report)))
+    return {split: open_dataset(config.data.directory, name, split) for split in wanted}

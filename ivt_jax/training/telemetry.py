@@ -1,0 +1,112 @@
+"""What a run tells: a line or a bar on the terminal, JSON lines and TensorBoard events."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+_SHOWN = ("loss", "learning_rate", "gradient_norm", "pairs_per_second", "data_wait_percent")
+
+
+class Telemetry:
+    """Writes the metrics of one run; a context manager.
+
+    `metrics.jsonl` gets one object a line: step, kind ("train" or a split), then the scalars.
+    On resume, lines after `start_step` are cut, so no step stands there twice.
+    """
+
+    def __init__(self, workdir: Path, *, start_step: int, total_steps: int, quiet: bool = False):
+        self.path = workdir / "metrics.jsonl"
+        cut_lines(self.path, last_step=start_step)
+        self._lines = self.path.open("a", buffering=1)
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+        self._total, self._start = total_steps, start_step
+        self._began = time.monotonic()
+        self._quiet = quiet
+        self._bar = self._task = None
+        if sys.stdout.isatty() and not quiet:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=Console(),
+            )
+            self._task = self._bar.add_task("training", total=total_steps, completed=start_step)
+
+    def __enter__(self) -> "Telemetry":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_):
+        if self._bar:
+            self._bar.stop()
+        self._lines.close()
+        self._events.close()
+
+    def say(self, text: str) -> None:
+        """A line on the terminal, above the bar where there is one."""
+        if self._quiet:
+            return
+        if self._bar:
+            self._bar.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, flush=True)
+
+    def train(self, step: int, metrics: dict[str, float]) -> None:
+        """The metrics of training up to `step`."""
+        self._write(step, "train", metrics)
+        shown = "  ".join(
+            f"{name.replace('_', ' ')} {_short(metrics[name])}" for name in _SHOWN if name in metrics
+        )
+        if self._bar is not None and self._task is not None:
+            loss = _short(metrics.get("loss", float("nan")))
+            self._bar.update(self._task, completed=step, description=f"training  loss {loss}")
+        self.say(f"step {step}/{self._total}  {shown}  {self._left(step)}")
+
+    def evaluation(self, step: int, split: str, metrics: dict[str, float]) -> None:
+        """Retrieval metrics of one split at `step`, in percent."""
+        self._write(step, split, metrics)
+        shown = "  ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+        self.say(f"step {step}/{self._total}  {split}: {shown}")
+
+    def _write(self, step: int, kind: str, metrics: dict[str, float]) -> None:
+        self._lines.write(json.dumps({"step": step, "kind": kind, **metrics}) + "\n")
+        for name, value in metrics.items():
+            self._events.add_scalar(f"{kind}/{name}", value, step)
+
+    def _left(self, step: int) -> str:
+        """Time left, from the pace of this process; evaluations and saves are part of it."""
+        done = step - self._start
+        if done <= 0:
+            return ""
+        seconds = (time.monotonic() - self._began) / done * (self._total - step)
+        minutes, seconds = divmod(round(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"left {hours}:{minutes:02}:{seconds:02}"
+
+
+def cut_lines(path: Path, *, last_step: int) -> None:
+    """Drops lines after `last_step` and a torn last line, replacing the file atomically."""
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text().splitlines() if _step_of(line) <= last_step]
+    shorter = path.with_suffix(".tmp")
+    shorter.write_text("".join(f"{line}\n" for line in kept))
+    shorter.replace(path)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1e-2 else f"{value:,.2f}"

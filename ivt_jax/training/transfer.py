@@ -1,0 +1,56 @@
+"""Starting a run from the parameters of another."""
+
+import hashlib
+from pathlib import Path
+
+import jax
+
+from ivt_jax.config import from_json
+from ivt_jax.convert.positions import resize_positions
+from ivt_jax.errors import UserError
+from ivt_jax.model.ivt import IVTConfig
+from ivt_jax.training.checkpoint import choose_step, restore_params
+from ivt_jax.training.sharding import path_name
+from ivt_jax.training.state import split_model
+
+
+def params_of_run(
+    run: str | Path, config: IVTConfig, *, step: int, vocabulary_sha256: str
+) -> tuple[dict, str]:
+    """Parameters of another run, made to fit `config`, and a sentence on what was taken.
+
+    The image position and type tables are interpolated to another image size or stride.
+
+    Raises:
+      UserError: no such checkpoint, another vocabulary (its word ids would mean other words), or
+        parameters that differ in shape, all listed.
+    """
+    run = Path(run)
+    step = choose_step(run, step)
+    if hashlib.sha256((run / "vocab.txt").read_bytes()).hexdigest() != vocabulary_sha256:
+        raise UserError(
+            f"init.run: {run} was trained with another vocabulary ({run / 'vocab.txt'}); "
+            "set data.vocabulary to that file"
+        )
+    theirs = IVTConfig(**from_json((run / "config.json").read_text()).model)
+    _, their_shapes = split_model(theirs)
+    params = restore_params(run, step, their_shapes)
+    for name in ("image_positions", "image_types"):
+        params[name] = resize_positions(params[name], source=theirs.grid, target=config.grid)
+    _check(params, split_model(config)[1], run)
+    note = f"parameters from {run}, step {step}"
+    if theirs.grid != config.grid:
+        note += f"; image positions and types resized from {theirs.grid} to {config.grid} patches"
+    return params, note
+
+
+def _check(params, shapes, run: Path) -> None:
+    ours = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
+    theirs = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    faults = [
+        f"{name}: {theirs[name].shape} there, {leaf.shape} here"
+        for name, leaf in ours.items()
+        if theirs[name].shape != leaf.shape
+    ]
+    if faults:
+        raise UserError(f"init.run: {run} holds another architecture:\n  " + "\n  ".join(faults))

@@ -1,0 +1,1 @@
+"""Pretraining: general captions, one an image."""

@@ -1,0 +1,195 @@
+"""Decoding of good and bad images, and the training view against Pillow itself."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from ivt_jax.data import images
+
+
+def picture(height=40, width=30, mode="RGB"):
+    rows, columns = np.mgrid[:height, :width]
+    stack = [rows * 255 // height, columns * 255 // width, (rows + columns) % 256]
+    return Image.fromarray(np.stack(stack, -1).astype(np.uint8)).convert(mode)
+
+
+def encoded(image, format="PNG", **options):
+    stream = io.BytesIO()
+    image.save(stream, format, **options)
+    return stream.getvalue()
+
+
+def png_header(width, height):
+    """A PNG that claims a size and holds no pixels: what a decompression bomb looks like."""
+
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+JPEG = encoded(picture(), "JPEG", quality=95)
+BAD = {
+    "no bytes": (b"", "empty"),
+    "a web page": (b"<!DOCTYPE html><html><body>404</body></html>", "not-an-image"),
+    "half a JPEG": (JPEG[: len(JPEG) // 2], "truncated"),
+    "half a PNG": (encoded(picture())[:60], "truncated"),
+    "a PNG without its end": (encoded(picture())[:-12], "truncated"),
+    "half a WEBP": (encoded(picture(), "WEBP")[:100], "truncated"),
+    "an animated GIF": (
+        encoded(picture(), "GIF", save_all=True, append_images=[picture(mode="L")]),
+        "format",
+    ),
+    "one pixel": (encoded(Image.new("RGB", (1, 1))), "too-small"),
+    "a bomb": (png_header(15_000, 15_000), "too-large"),
+    "just too large": (png_header(7_001, 7_200), "too-large"),
+    "a damaged PNG": (encoded(picture()).replace(b"IDAT", b"IDAT\xff\xff", 1), "broken"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_images_raise_with_reason_and_key(kind):
+    data, reason = BAD[kind]
+    with pytest.raises(images.ImageError) as caught:
+        images.decode(data, key="photo 7")
+    assert caught.value.reason == reason
+    assert caught.value.key == "photo 7" and "photo 7" in str(caught.value)
+
+
+def test_flipped_bytes_never_escape_as_another_error():
+    """Formats without checksums may still decode; nothing but ImageError may be raised."""
+    rng = np.random.default_rng(0)
+    outcomes = set()
+    for data in (JPEG, encoded(picture()), encoded(picture(), "WEBP")):
+        for _ in range(60):
+            damaged = bytearray(data)
+            for place in rng.integers(0, len(data), 4):
+                damaged[place] ^= 0xFF
+            try:
+                decoded = images.decode(bytes(damaged), key=0)
+                assert decoded.dtype == np.uint8 and decoded.shape[2] == 3
+                outcomes.add("decoded")
+            except images.ImageError as error:
+                outcomes.add(error.reason)
+    assert {"broken", "truncated", "decoded"} <= outcomes
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "LA", "1"])
+def test_png_modes_become_rgb(mode):
+    image = picture(mode=mode)
+    decoded = images.decode(encoded(image), key=0)
+    assert decoded.shape == (40, 30, 3) and decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, np.asarray(image.convert("RGB")))
+
+
+def test_formats_equal_pillow():
+    for format in images.FORMATS:
+        data = encoded(picture(), format)
+        expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        np.testing.assert_array_equal(images.decode(data, key=0), expected)
+
+
+def test_cmyk_becomes_rgb():
+    decoded = images.decode(encoded(picture(mode="CMYK"), "JPEG", quality=98), key=0)
+    assert np.abs(decoded.astype(int) - np.asarray(picture())).mean() < 8
+
+
+def test_sixteen_bit_gives_the_high_byte():
+    values = (np.arange(40 * 30).reshape(40, 30) * 50).astype(np.uint16)
+    decoded = images.decode(encoded(Image.fromarray(values)), key=0)
+    np.testing.assert_array_equal(decoded, np.repeat((values >> 8)[..., None], 3, -1))
+
+
+def test_transparency_turns_white():
+    image = Image.new("RGBA", (8, 8), (200, 0, 0, 0))
+    assert (images.decode(encoded(image), key=0) == 255).all()
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def test_animations_give_their_first_frame(format):
+    frames = [Image.new("RGB", (16, 12), colour) for colour in ("red", "blue")]
+    options = {"save_all": True, "append_images": frames[1:]}
+    data = encoded(frames[0], format, **options, **({"lossless": True} if format == "WEBP" else {}))
+    assert Image.open(io.BytesIO(data)).n_frames == 2  # type: ignore[attr-defined]
+    assert (images.decode(data, key=0) == (255, 0, 0)).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(picture(), "JPEG", exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    np.testing.assert_array_equal(images.decode(data, key=0), np.asarray(upright))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_a_broken_exif_block_is_no_reason_to_refuse():
+    data = encoded(picture(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    assert images.decode(data, key=0).shape == (40, 30, 3)
+
+
+@pytest.mark.parametrize("filter", images.FILTERS)
+def test_resize_equals_pillow(filter):
+    image = np.asarray(picture(50, 70))
+    expected = picture(50, 70).resize((16, 48), getattr(Image.Resampling, filter.upper()))
+    np.testing.assert_array_equal(images.resize(image, (48, 16), filter), np.asarray(expected))
+    assert images.resize(image, (50, 70), filter) is image
+    with pytest.raises(ValueError, match="filter"):
+        images.resize(image, (48, 16), "nearest")
+
+
+def view(image, rng, *, pad=3, flip=0.0, size=(24, 12), resize_filter="bicubic"):
+    return images.augment(
+        image, size=size, resize_filter=resize_filter, pad=pad, flip=flip, rng=rng
+    )
+
+
+def test_without_pad_and_flip_augment_is_resize():
+    image = np.asarray(picture())
+    expected = picture().resize((12, 24), Image.Resampling.BICUBIC)
+    result = view(image, np.random.default_rng(0), pad=0)
+    np.testing.assert_array_equal(result, np.asarray(expected))
+    bilinear = images.evaluation_image(image, (24, 12))
+    np.testing.assert_array_equal(
+        bilinear, np.asarray(picture().resize((12, 24), Image.Resampling.BILINEAR))
+    )
+    always = view(image, np.random.default_rng(0), pad=0, flip=1.0)
+    np.testing.assert_array_equal(always, np.asarray(expected)[:, ::-1])
+
+
+def test_crops_are_all_windows_of_the_padded_image():
+    image = np.asarray(picture(24, 12)) // 2 + 100  # no black of its own
+    padded = np.pad(image, ((3, 3), (3, 3), (0, 0)))
+    windows = {padded[y : y + 24, x : x + 12].tobytes(): (y, x) for y in range(7) for x in range(7)}
+    rng = np.random.default_rng(0)
+    seen = [windows[view(image, rng).tobytes()] for _ in range(1500)]
+    counts = np.zeros((7, 7))
+    for offset in seen:
+        counts[offset] += 1
+    assert (counts > 0).all()
+    np.testing.assert_allclose(counts.sum(0) / 1500, 1 / 7, atol=0.04)
+    np.testing.assert_allclose(counts.sum(1) / 1500, 1 / 7, atol=0.04)
+
+
+def test_a_pad_larger_than_the_image_is_possible():
+    image = np.full((4, 4, 3), 9, np.uint8)
+    rng = np.random.default_rng(0)
+    sums = {int(view(image, rng, pad=6, size=(4, 4)).sum()) for _ in range(300)}
+    assert 0 in sums and 4 * 4 * 3 * 9 in sums
+
+
+def test_flips_come_at_their_rate_and_views_repeat_from_a_seed():
+    image = np.asarray(picture(24, 12))
+    rng = np.random.default_rng(1)
+    flipped = [(view(image, rng, pad=0, flip=0.3) != image).any() for _ in range(2000)]
+    assert abs(np.mean(flipped) - 0.3) < 0.04
+    one, two = (view(image, np.random.default_rng(5), flip=0.5) for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+    assert one.flags["C_CONTIGUOUS"] and one.dtype == np.uint8
