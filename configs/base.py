@@ -21,7 +21,7 @@ def get_config(variants: str = "") -> ConfigDict:
 
 
 def apply_variants(config: ConfigDict, variants: str, known: dict[str, dict]) -> ConfigDict:
-    """Applies comma-separated variants: dotted field -> value, from `known` or the model PRESETS."""
+    """Applies comma-separated variants, dotted field -> value, from `known` or PRESETS."""
     presets = {
         name: {f"model.{key}": value for key, value in sizes.items()}
         for name, sizes in PRESETS.items()
@@ -49,10 +49,10 @@ def _defaults() -> ConfigDict:
     model.mlp_ratio = 4  # hidden size of each MLP over width
     model.vocabulary_size = 30522  # rows of the word table; at least the tokenizer's vocabulary
     model.max_text_positions = 512  # rows of the text position table, in tokens [code]
-    model.drop_path = 0.1  # highest rate of stochastic depth, growing linearly over the blocks [code]
+    model.drop_path = 0.1  # highest rate of stochastic depth, linear over the blocks [code]
     model.text_dropout = 0.1  # dropout after the text embeddings [code]
     model.dtype = "bfloat16"  # of the computation: "bfloat16" | "float32"; parameters are float32
-    model.layers = "scan"  # "scan": compiles fast, suits TPU | "unroll": about 15 % faster on GPU, CPU
+    model.layers = "scan"  # "scan": compiles fast, suits TPU | "unroll": faster on GPU and CPU
     model.remat = "none"  # recomputed in the backward pass: "none" | "block"
 
     # What is read, and how it becomes batches.
@@ -68,8 +68,10 @@ def _defaults() -> ConfigDict:
     data.resize = "bicubic"  # filter of the training resize: "bicubic" [code] | "bilinear"
     data.pad = 10  # black pixels on each side before the random crop [code]
     data.flip = 0.5  # probability of a horizontal flip [code]
-    data.erase = 0.5  # probability of random erasing with noise; in the code, not in the paper
-    data.word_level = "words"  # "words": nouns and adjectives [paper] | "official": att, else pieces
+    data.erase = 0.5  # probability of random erasing with noise; not in the paper [code]
+    data.word_level = (
+        "words"  # "words": nouns and adjectives [paper] | "official": att, else pieces
+    )
     data.workers = 0  # processes that read and augment; 0 = threads of the main process
     data.threads = 2  # reading threads in each process
     data.prefetch = 4  # batches kept ready by each process
@@ -83,7 +85,7 @@ def _defaults() -> ConfigDict:
 
     # Cross-modal projection matching (CMPM).
     objective = config.objective = ConfigDict()
-    objective.logits = "projection"  # "projection": other side normalised [code] | "dot" [paper Eq. 6]
+    objective.logits = "projection"  # "projection": other side normalised [code] | "dot" [Eq. 6]
     objective.target_norm = "l2"  # of the target rows: "l2" [code] | "sum" [paper Eq. 6]
     objective.epsilon = 1e-8  # inside the logarithm of the target [code]
     objective.negatives = "global"  # the whole batch | "local": each device its own share [code]
@@ -106,7 +108,7 @@ def _defaults() -> ConfigDict:
     schedule.warmup_epochs = 5.0  # linear from start_rate to the peak [code]
     schedule.start_rate = 5e-5  # learning rate at the first step [code]
     schedule.floor_rate = 1e-5  # learning rate at the end [code]
-    schedule.first_epoch = 0  # "official" only: the number of the first epoch, 1 on CUHK-PEDES [code]
+    schedule.first_epoch = 0  # of "official": number of the first epoch, 1 on CUHK-PEDES [code]
 
     training = config.training = ConfigDict()
     training.batch_size = 112  # pairs in a step over all devices and accumulation [paper: 4 x 28]
@@ -115,14 +117,14 @@ def _defaults() -> ConfigDict:
     training.steps = 0  # steps of the whole run; 0 = from epochs
     training.log_steps = 20  # steps between two lines of metrics
     training.eval_epochs = 1.0  # epochs between two evaluations; 0 = only at the end
-    training.save_epochs = 1.0  # epochs between two checkpoints; evaluation and the end also save
+    training.save_epochs = 1.0  # epochs between two checkpoints; 0 = at evaluations and the end
     training.keep = 2  # newest checkpoints kept, besides the best
     training.stop_after = 0  # steps after which this process saves and stops; 0 = run to the end
 
     # Retrieval during training: the best step by R1 + mAP on `select` is kept.
     evaluation = config.evaluation = ConfigDict()
     evaluation.dataset = ""  # dataset with identities; "" = no retrieval during training
-    evaluation.select = "val"  # split that chooses the best step; "test" is the official habit [code]
+    evaluation.select = "val"  # split that chooses the best step; the official code takes "test"
     evaluation.report = "test"  # split scored beside it and never used for choosing; "" = none
     evaluation.batch_size = 64  # images or captions encoded at once, over all devices
 

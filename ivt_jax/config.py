@@ -5,6 +5,7 @@ validation.py. Nothing here imports JAX, so that a misspelt flag is answered at 
 """
 
 import ast
+import difflib
 import importlib.util
 import inspect
 import io
@@ -83,10 +84,10 @@ def _execute(file: str) -> tuple[ConfigDict, list[Fault]]:
     name, colon, variants = file.partition(":")
     path = Path(name)
     if not path.is_file():
-        others = sorted(
-            str(other) for other in {*path.parent.glob("*.py"), *Path().glob("configs/*.py")}
-        )
-        return base.get_config(), [Fault("--config", f"no file {name}; {nearest(name, others)}")]
+        others = {*path.parent.glob("[!_]*.py"), *Path().glob("configs/[!_]*.py")}
+        near = difflib.get_close_matches(name, sorted(map(str, others)), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return base.get_config(), [Fault("--config", f"no file {name}{hint}")]
     try:
         spec = importlib.util.spec_from_file_location(path.stem, path)
         assert spec and spec.loader

@@ -44,7 +44,7 @@ def evaluate(
     split: str,
     unmatched: str = "error",
 ) -> Evaluation:
-    """Encodes and scores one split of a prepared dataset; see `retrieval_metrics` for `unmatched`."""
+    """Encodes and scores one split of a prepared dataset; `unmatched` as in `retrieval_metrics`."""
     source = open_dataset(directory, dataset, split)
     gallery = encode_split(
         model.encoders,
@@ -158,7 +158,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ivt_jax evaluate", description=__doc__)
-    parser.add_argument("--run", required=True, type=Path, help="run folder (--workdir of training)")
+    parser.add_argument(
+        "--run", required=True, type=Path, help="run folder (--workdir of training)"
+    )
     parser.add_argument("--split", default="test", help="split of the dataset (default: test)")
     parser.add_argument("--dataset", default="", help="default: evaluation.dataset of the run")
     parser.add_argument("--data", default="", help="folder of datasets (default: the run's)")

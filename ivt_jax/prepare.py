@@ -77,6 +77,19 @@ def prepare(
     return manifests
 
 
+def ensure_embedded(directory: str | Path, names: Iterable[str]) -> None:
+    """Draws the embedded datasets among `names` that are not in `directory` yet."""
+    missing = [
+        name
+        for name in names
+        if records.PREPARED_BY.get(name) == "synthetic"
+        and not (Path(directory) / name / records.MANIFEST).is_file()
+    ]
+    if missing:
+        print(f"{', '.join(missing)}: not in {directory} yet, so drawn first")
+        prepare("synthetic", out=directory)
+
+
 def _check(name: str, *, source: str | Path | None, images: str | Path | None):
     if name not in NAMES:
         raise UserError(f"unknown dataset {name!r}; choose one of {', '.join(NAMES)}")

@@ -32,7 +32,7 @@ def test_value_and_gradients_match_the_official_code(case, form):
 
 
 def _float64_cmpm(image, text, identities, *, logits, target_norm, epsilon=1e-8):
-    image, text = np.float64(image), np.float64(text)
+    image, text = image.astype(np.float64), text.astype(np.float64)
     total = 0.0
     for ours, theirs in ((image, text), (text, image)):
         rows = []

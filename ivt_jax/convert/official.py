@@ -76,7 +76,7 @@ def from_official(
     model = nnx.eval_shape(lambda: IVT(config, rngs=nnx.Rngs(0)))
     graphdef, abstract = nnx.split(model)
     shapes = nnx.to_pure_dict(abstract)
-    _check(weights, shapes, config.depth)
+    _check(weights, shapes, config)
 
     def read(path, leaf):
         ours = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -100,7 +100,9 @@ def to_official(model: IVT) -> dict[str, np.ndarray]:
         value = np.asarray(leaf, np.float32)
         blocks = value if ours.startswith("blocks/") else value[None]
         for index, part in enumerate(blocks):
-            official[NAMES[ours].format(index)] = _to_layout(ours, part, patch)
+            official[NAMES[ours].format(index)] = np.ascontiguousarray(
+                _to_layout(ours, part, patch)
+            )
     positions = np.arange(model.config.max_text_positions, dtype=np.int64)
     return official | {"embeddings.position_ids": positions[None]}
 
@@ -152,19 +154,21 @@ def _fit_tables(weights, config: IVTConfig) -> None:
         weights[name] = resize_positions(table[0], source=source, target=config.grid)[None]
 
 
-def _check(weights, shapes, depth: int) -> None:
+def _check(weights, shapes, config: IVTConfig) -> None:
     faults, expected = [], set()
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
         ours = jax.tree_util.keystr(path, simple=True, separator="/")
         stacked = ours.startswith("blocks/")
-        shape = leaf.shape[1:] if stacked else leaf.shape
-        for index in range(depth if stacked else 1):
+        # One zero seen through the shape: what the official layout makes of it, at no cost.
+        zeros = np.broadcast_to(np.float32(0), leaf.shape[1:] if stacked else leaf.shape)
+        shape = _to_layout(ours, zeros, config.patch_size).shape
+        for index in range(config.depth if stacked else 1):
             name = NAMES[ours].format(index)
             expected.add(name)
             if name not in weights:
                 faults.append(f"{name}: missing")
-            elif weights[name].size != np.prod(shape):
-                faults.append(f"{name}: {weights[name].shape} does not fit {ours} {shape}")
+            elif weights[name].shape != shape:
+                faults.append(f"{name}: {weights[name].shape} instead of {shape}")
     faults += [f"{name}: unknown" for name in sorted(set(weights) - expected)]
     if faults:
         raise ValueError("official weights do not fit:\n  " + "\n  ".join(faults))
@@ -195,4 +199,4 @@ def _to_layout(ours: str, value: np.ndarray, patch: int) -> np.ndarray:
         value = value[None, None]
     elif ours in ("image_positions", "image_types"):
         value = value[None]
-    return np.ascontiguousarray(value)
+    return value

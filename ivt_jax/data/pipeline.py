@@ -7,12 +7,13 @@ resuming needs the step alone. Nothing here imports JAX: reading processes load 
 
 import dataclasses
 import functools
+from typing import Any
 
 import grain
 import numpy as np
 
 from ivt_jax.data.images import ImageError, augment, decode
-from ivt_jax.data.records import RecordSource, entries
+from ivt_jax.data.records import DataError, RecordSource, entries
 from ivt_jax.data.sampling import IdentityOrder, ShuffledOrder
 from ivt_jax.data.texts import Tokenizer, text_levels
 
@@ -77,29 +78,18 @@ class TrainingEntries:
 
     def sample(
         self, position: int, rng: np.random.Generator, *, tokenizer: Tokenizer, options: ViewOptions
-    ) -> dict[str, np.ndarray]:
+    ) -> dict[str, Any]:
         """The sample at a position; a bad record is replaced by the next good entry.
 
         Returns images uint8 (V, H, W, 3), token_ids int32 (V, L), token_mask bool (V, L),
         identities int32, and for the report truncated int32, the texts that were cut, and
         substituted int32 (2,): 1 + the number of the dataset, and of the bad record, or zeros.
-        Raises ImageError when 100 entries in a row are bad.
+        Raises DataError when 100 entries in a row are bad.
         """
-        entry, bad = self.order[position], (0, 0)
-        for attempt in range(_SUBSTITUTES):
-            record_index, caption_index = self.entries[(entry + attempt) % len(self.entries)]
-            record = self.source[int(record_index)]
-            try:
-                image = decode(record["image"], key=record["key"])
-                break
-            except ImageError as error:
-                bad = bad if any(bad) else (self.number + 1, int(record_index))
-                reason = error
-        else:
-            raise reason
+        record, caption_index, image, bad = self._readable(self.order[position])
         if caption_index < 0:
-            caption_index = rng.integers(len(record["captions"]))
-        texts = _levels(record, int(caption_index), options, rng)
+            caption_index = int(rng.integers(len(record["captions"])))
+        texts = _levels(record, caption_index, options, rng)
         ids, mask, truncated = tokenizer.encode(
             texts, length=options.text_length, separator=options.separator
         )
@@ -120,6 +110,21 @@ class TrainingEntries:
             "substituted": np.array(bad, np.int32),
         }
 
+    def _readable(self, entry: int) -> tuple[dict[str, Any], int, np.ndarray, tuple[int, int]]:
+        """The record, caption and pixels of the first good entry from `entry` on."""
+        bad = (0, 0)
+        for attempt in range(_SUBSTITUTES):
+            record_index, caption_index = self.entries[(entry + attempt) % len(self.entries)]
+            record = self.source[int(record_index)]
+            try:
+                return record, int(caption_index), decode(record["image"], key=record["key"]), bad
+            except ImageError:
+                bad = bad if any(bad) else (self.number + 1, int(record_index))
+        raise DataError(
+            f"{_SUBSTITUTES} images in a row of {self.source.name} cannot be read, from record "
+            f"{bad[1]} on; prepare the dataset anew"
+        )
+
 
 def _levels(record: dict, caption: int, options: ViewOptions, rng) -> list[str]:
     if options.views == ("sentence",):
@@ -132,8 +137,7 @@ def _levels(record: dict, caption: int, options: ViewOptions, rng) -> list[str]:
         source=record["source"],
         rng=rng,
     )
-    by_name = dict(zip(("word", "phrase", "sentence"), levels, strict=True))
-    return [by_name[view] for view in options.views]
+    return [levels[("word", "phrase", "sentence").index(view)] for view in options.views]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 
 def cmpm(
-    image_features: jax.Array,
-    text_features: jax.Array,
-    identities: jax.Array,
+    image_features: ArrayLike,
+    text_features: ArrayLike,
+    identities: ArrayLike,
     *,
     logits: str = "projection",
     target_norm: str = "l2",
@@ -33,15 +34,16 @@ def cmpm(
     Raises:
       ValueError: unknown `logits` or `target_norm`, or shapes that do not fit.
     """
-    if image_features.shape != text_features.shape or image_features.ndim != 2:
+    images = jnp.asarray(image_features, jnp.float32)  # (B, D)
+    texts = jnp.asarray(text_features, jnp.float32)  # (B, D)
+    identities = jnp.asarray(identities)  # (B,)
+    if images.shape != texts.shape or images.ndim != 2:
         raise ValueError(
             "cmpm needs image and text features of one shape (B, D); "
-            f"got {image_features.shape} and {text_features.shape}"
+            f"got {images.shape} and {texts.shape}"
         )
-    if identities.shape != image_features.shape[:1]:
-        raise ValueError(f"cmpm needs {image_features.shape[0]} identities; got {identities.shape}")
-    images = image_features.astype(jnp.float32)  # (B, D)
-    texts = text_features.astype(jnp.float32)  # (B, D)
+    if identities.shape != images.shape[:1]:
+        raise ValueError(f"cmpm needs {len(images)} identities; got {identities.shape}")
     image_to_text, text_to_image = _matching_logits(images, texts, logits)  # (B, B) each
     log_target = _log_target(identities, target_norm, epsilon)  # (B, B)
     return _divergence(image_to_text, log_target) + _divergence(text_to_image, log_target)

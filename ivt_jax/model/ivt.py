@@ -70,7 +70,9 @@ class Attention(nnx.Module):
     def __call__(self, tokens, mask, *, queries: int | None = None):
         """(B, T, D), keys to attend to (B, T) bool or None -> (B, T or queries, D)."""
         if queries is None:
-            heads = einops.rearrange(self.qkv(tokens), "b t (s h d) -> s b h t d", s=3, h=self.heads)
+            heads = einops.rearrange(
+                self.qkv(tokens), "b t (s h d) -> s b h t d", s=3, h=self.heads
+            )
             query, key, value = heads[0], heads[1], heads[2]  # (B, H, T, D/H)
         else:
             query, key, value = self._few_queries(tokens, queries)
@@ -83,6 +85,7 @@ class Attention(nnx.Module):
         return self.projection(einops.rearrange(mixed, "b h q d -> b q (h d)"))
 
     def _few_queries(self, tokens, queries: int):
+        assert self.qkv.bias is not None  # for type checkers: `_linear` always makes one
         kernel = self.qkv.kernel[...].astype(tokens.dtype)
         bias = self.qkv.bias[...].astype(tokens.dtype)
         width = tokens.shape[-1]
@@ -167,15 +170,17 @@ class IVT(nnx.Module):
             kernel = patch.kernel[...].astype(images.dtype)
             kernel = einops.rearrange(kernel, "(p q c) d -> p q c d", p=size, q=size)
             maps = jax.lax.conv_general_dilated(
-                images, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+                images,
+                kernel,
+                (stride, stride),
+                "VALID",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
             bias = patch.bias[...].astype(images.dtype)
             return einops.rearrange(maps, "b y x d -> b (y x) d") + bias
         rows, columns = self.config.grid
         images = images[:, : rows * size, : columns * size]
-        return patch(
-            einops.rearrange(images, "b (y p) (x q) c -> b (y x) (p q c)", p=size, q=size)
-        )
+        return patch(einops.rearrange(images, "b (y p) (x q) c -> b (y x) (p q c)", p=size, q=size))
 
     def embed_text(self, token_ids, *, key=None) -> jax.Array:
         """Token ids (B, L) int -> tokens (B, L, D); the text's class token is its [CLS] word.
@@ -186,7 +191,8 @@ class IVT(nnx.Module):
         length = token_ids.shape[1]
         if length > self.config.max_text_positions:
             raise ValueError(
-                f"a text of {length} tokens, but max_text_positions={self.config.max_text_positions}"
+                f"a text of {length} tokens exceeds max_text_positions="
+                f"{self.config.max_text_positions}"
             )
         words, positions = gathered((self.word_table[...], self.position_table[...]))
         tokens = jnp.take(words, token_ids, axis=0) + positions[:length] + self.type_table[0]

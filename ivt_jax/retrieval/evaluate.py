@@ -133,7 +133,12 @@ def encode_split(
     )
     identities = np.asarray(source.identities)
     return Gallery(
-        image_embeddings, identities, text_embeddings, identities[owners], np.array(owners), captions
+        image_embeddings,
+        identities,
+        text_embeddings,
+        identities[owners],
+        np.array(owners),
+        captions,
     )
 
 

@@ -1,6 +1,7 @@
 """Pictures drawn with Pillow alone: strips of ranked photos, and line charts of a run."""
 
 import math
+import unicodedata
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ _THEMES = {
         "rule": "#dfe3e8",
         "right": "#0d9461",
         "wrong": "#d43d2a",
-        "mark": "#ffffff",
         "series": ("#0067a8", "#c94f00", "#00855f", "#a8447f", "#a87400", "#4a5560"),
     },
     "dark": {
@@ -30,11 +30,12 @@ _THEMES = {
         "rule": "#2f363e",
         "right": "#2bb583",
         "wrong": "#f0604a",
-        "mark": "#101317",
         "series": ("#56b4e9", "#f08a3c", "#2fc497", "#dc8cbc", "#e6b43c", "#aab4be"),
     },
 }
 
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+_Point = tuple[float, float]
 _Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
@@ -74,12 +75,12 @@ def ranking_strip(
     Args:
         rows: one line of photos each; a row with fewer than k results leaves room.
         k: photos a row.
-        title: printed at the top left, beside the legend.
+        title: a few words at the top left, beside the legend.
         width: of the picture in pixels; the height follows.
         theme: "light" or "dark".
 
     Returns:
-        An RGB picture. The font is Pillow's own, which has Latin letters only.
+        An RGB picture. The font is Pillow's own, which has ASCII only: accents are dropped.
 
     Raises:
         ValueError: no rows, k below 1, a picture too narrow for k photos, or an unknown theme.
@@ -89,8 +90,8 @@ def ranking_strip(
     layout = _Layout(width, k, any(row.query_image is not None for row in rows))
     if layout.photo_width < 24:
         raise ValueError(f"{k} photos do not fit into {width} pixels; take fewer or widen it")
-    above = [None, *rows]
-    repeated = [_same_query(row, other) for row, other in zip(rows, above, strict=False)]
+    queries = [(row.caption, row.query_image) for row in rows]
+    repeated = [False, *(above == query for above, query in pairwise(queries))]
     tops, y = [], layout.header
     for repeats in repeated:
         y += 0 if not tops else 12 if repeats else 36
@@ -106,7 +107,7 @@ def ranking_strip(
 
 
 def curves(
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    series: _Series,
     *,
     title: str,
     x_label: str,
@@ -122,8 +123,7 @@ def curves(
         title: above the chart.
         x_label: below the horizontal axis, with its unit.
         y_label: above the vertical axis, with its unit.
-        width: of the picture in pixels.
-        height: of the picture in pixels.
+        width, height: of the picture in pixels.
         theme: "light" or "dark".
 
     Returns:
@@ -139,9 +139,9 @@ def curves(
     y_values = [y for _, ys in series.values() for y in ys]
     # Zero belongs to the picture unless the values are far away from it.
     y_low = min(y_values) if min(y_values) > 0.5 * max(y_values) else min(0, *y_values)
-    y_ticks = _ticks(y_low, max(y_values), 6, outside=True)
+    y_ticks = _ticks(y_low, max(y_values), 8, outside=True)
     names_width = max(canvas.text_width(name, 17) for name in series)
-    ticks_width = max(canvas.text_width(tick, 15) for tick in _numbers(y_ticks))
+    ticks_width = max(canvas.text_width(tick, 15) for tick in y_ticks.values())
     axes = _Axes(
         x_range=(min(x_values), max(x_values)),
         y_ticks=y_ticks,
@@ -158,53 +158,22 @@ def curves(
     return canvas.finish()
 
 
-@dataclass(frozen=True)
 class _Layout:
     """Places on a strip, in pixels: the caption, perhaps the query's photo, k results."""
 
-    width: int
-    k: int
-    photo: bool
+    margin, gap, frame, header = 28, 12, 5, 112
 
-    margin = 28
-    gap = 12
-    frame = 5
-    header = 112
-
-    @property
-    def caption_width(self) -> int:
-        return round(0.19 * self.width)
-
-    @property
-    def left(self) -> int:
-        return self.margin + self.caption_width + 2 * self.gap
-
-    @property
-    def photo_width(self) -> int:
-        gaps = (self.k - 1 + 3 * self.photo) * self.gap
-        return (self.width - self.margin - self.left - gaps) // (self.k + self.photo)
-
-    @property
-    def photo_height(self) -> int:
-        return round(2.4 * self.photo_width)
-
-    @property
-    def results_left(self) -> int:
-        return self.left + self.photo * (self.photo_width + 3 * self.gap)
-
-    @property
-    def row_height(self) -> int:
-        return self.photo_height + 28
-
-    @property
-    def note_size(self) -> float:
-        return max(9.0, min(15.0, 0.16 * self.photo_width))
-
-
-def _same_query(row: StripRow, other: StripRow | None) -> bool:
-    if other is None or row.caption != other.caption:
-        return False
-    return row.query_image is other.query_image or row.query_image == other.query_image
+    def __init__(self, width: int, k: int, photo: bool) -> None:
+        self.width, self.k, self.photo = width, k, photo
+        self.caption_width = round(0.19 * width)
+        gaps = (k + 1 + 3 * photo) * self.gap
+        free = width - 2 * self.margin - self.caption_width - gaps
+        self.photo_width = free // (k + photo)
+        self.photo_height = round(2.4 * self.photo_width)
+        self.row_height = self.photo_height + 28
+        results_width = k * self.photo_width + (k - 1) * self.gap
+        self.results_left = width - self.margin - results_width
+        self.query_left = self.results_left - 3 * self.gap - self.photo_width
 
 
 def _draw_header(canvas: "_Canvas", layout: _Layout, title: str) -> None:
@@ -218,24 +187,21 @@ def _draw_header(canvas: "_Canvas", layout: _Layout, title: str) -> None:
     y = layout.header - 14
     canvas.text((layout.margin, y), "Description", 15, "muted", anchor="ls")
     if layout.photo:
-        canvas.text((layout.left, y), "True photo", 15, "muted", anchor="ls")
-    words = f"Photos found, best first: rank 1 to {layout.k}, with score"
+        canvas.text((layout.query_left, y), "True photo", 15, "muted", anchor="ls")
+    words = "Photos found, best first, with rank and score"
     canvas.text((layout.results_left, y), words, 15, "muted", anchor="ls")
 
 
 def _draw_row(
     canvas: "_Canvas", layout: _Layout, row: StripRow, top: int, *, repeats: bool
 ) -> None:
-    y = top
-    if row.label:
-        canvas.text((layout.margin, y), row.label, 17, "ink", bold=True)
-        y += 28
     size = (layout.photo_width, layout.photo_height)
+    left, width = layout.margin, layout.caption_width
+    y = canvas.paragraph((left, top), row.label, width, size[1] / 3, bold=True)
     if not repeats:
-        bottom = top + layout.row_height
-        canvas.paragraph((layout.margin, y), row.caption, layout.caption_width, bottom - y)
+        canvas.paragraph((left, y), row.caption, width, top + layout.row_height - y)
         if row.query_image is not None:
-            canvas.photo(row.query_image, (layout.left, top), size)
+            canvas.photo(row.query_image, (layout.query_left, top), size)
     for i, result in enumerate(row.results[: layout.k]):
         x = layout.results_left + i * (size[0] + layout.gap)
         color = "right" if result.match else "wrong"
@@ -243,19 +209,19 @@ def _draw_row(
         inner = (size[0] - 2 * layout.frame, size[1] - 2 * layout.frame)
         canvas.photo(result.image, (x + layout.frame, top + layout.frame), inner)
         radius = max(6.0, 0.13 * size[0])
-        canvas.badge((x + size[0] - radius, top + radius), radius, result.match)
+        note_size = max(9.0, min(15.0, 0.16 * size[0]))
+        canvas.badge((x + size[0] - radius - 1, top + radius + 1), radius, result.match)
         note = top + size[1] + 6
-        canvas.text((x, note), str(i + 1), layout.note_size, "muted")
-        score = f"{result.score:.3f}"
-        canvas.text((x + size[0], note), score, layout.note_size, "ink", anchor="ra")
+        canvas.text((x, note), str(i + 1), note_size, "muted")
+        canvas.text((x + size[0], note), f"{result.score:.3f}", note_size, "ink", anchor="ra")
 
 
 @dataclass(frozen=True)
 class _Axes:
     """A chart's frame in pixels and the values it spans."""
 
-    x_range: tuple[float, float]
-    y_ticks: list[float]
+    x_range: _Point
+    y_ticks: dict[float, str]
     left: float
     right: float
     top: float
@@ -267,17 +233,16 @@ class _Axes:
         return self.left + share * (self.right - self.left)
 
     def y(self, value: float) -> float:
-        low, high = self.y_ticks[0], self.y_ticks[-1]
+        low, *_, high = self.y_ticks
         return self.bottom - (value - low) / (high - low) * (self.bottom - self.top)
 
 
 def _draw_axes(canvas: "_Canvas", axes: _Axes) -> None:
-    for tick, text in zip(axes.y_ticks, _numbers(axes.y_ticks), strict=True):
+    for tick, text in axes.y_ticks.items():
         y = axes.y(tick)
         canvas.line([(axes.left, y), (axes.right, y)], "rule", 1)
         canvas.text((axes.left - 10, y), text, 15, "muted", anchor="rm")
-    ticks = _ticks(*axes.x_range, 7, outside=False)
-    for tick, text in zip(ticks, _numbers(ticks), strict=True):
+    for tick, text in _ticks(*axes.x_range, 7, outside=False).items():
         x = axes.x(tick)
         canvas.line([(x, axes.bottom), (x, axes.bottom + 6)], "muted", 1)
         canvas.text((x, axes.bottom + 12), text, 15, "muted", anchor="ma")
@@ -304,25 +269,16 @@ def _check_series(series: _Series, *, most: int) -> None:
             raise ValueError(f"line {name!r} contains NaN or infinity, which cannot be drawn")
 
 
-def _ticks(low: float, high: float, count: int, *, outside: bool) -> list[float]:
+def _ticks(low: float, high: float, count: int, *, outside: bool) -> dict[float, str]:
     """Round numbers, about `count`: just around [low, high] if `outside`, otherwise within it."""
     span = (high - low) or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / count))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor * count >= span)
-    tolerance = 1e-9 if outside else -1e-9
-    first = low / step + tolerance
-    last = high / step - tolerance
-    first, last = (
-        (math.floor(first), math.ceil(last)) if outside else (math.ceil(first), math.floor(last))
-    )
-    last = max(last, first + outside)
-    return [i * step for i in range(first, last + 1)]
-
-
-def _numbers(ticks: list[float]) -> list[str]:
-    step = ticks[1] - ticks[0] if len(ticks) > 1 else 1.0
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    return [f"{tick:,.{decimals}f}" for tick in ticks]
+    low, high, slack = low / step, high / step, 1e-9
+    first = math.floor(low + slack) if outside else math.ceil(low - slack)
+    last = max(math.ceil(high - slack), first + 1) if outside else math.floor(high + slack)
+    decimals = max(0, -math.floor(math.log10(step) + slack))
+    return {i * step: f"{i * step:,.{decimals}f}" for i in range(first, last + 1)}
 
 
 def _spread(heights: list[float], distance: float, bottom: float) -> list[float]:
@@ -339,92 +295,92 @@ def _spread(heights: list[float], distance: float, bottom: float) -> list[float]
 
 
 class _Canvas:
-    """A picture addressed in final pixels, with colours by theme name or as given."""
+    """A picture addressed in final pixels; colours are names of the theme or as given."""
 
     def __init__(self, width: int, height: int, theme: str) -> None:
         if theme not in _THEMES:
             raise ValueError(f"theme must be one of {sorted(_THEMES)}, got {theme!r}")
         self.colors = _THEMES[theme]
-        self.size = (width, height)
-        size = (width * _SCALE, height * _SCALE)
-        self.picture = Image.new("RGB", size, self.colors["background"])
+        self.picture = Image.new("RGB", _scaled((width, height)), self.colors["background"])
         self.draw = ImageDraw.Draw(self.picture)
 
     def finish(self) -> Image.Image:
-        return self.picture.resize(self.size, Image.Resampling.BOX)
+        return self.picture.reduce(_SCALE)
 
     def text_width(self, text: str, size: float) -> float:
-        return _font(size).getlength(text) / _SCALE
+        return _font(size).getlength(_plain(text)) / _SCALE
 
     def text(
-        self,
-        at: tuple[float, float],
-        text: str,
-        size: float,
-        color: str,
-        *,
-        anchor: str = "la",
-        bold: bool = False,
+        self, at: _Point, text: str, size: float, color: str, *, anchor: str = "la", bold=False
     ) -> None:
-        fill = self.colors.get(color, color)
-        stroke = 0.6 * bold * _SCALE / 2
-        self.draw.text(
-            _scaled(at), text, fill, _font(size), anchor, stroke_width=stroke, stroke_fill=fill
-        )
+        fill, stroke = self.colors.get(color, color), 0.6 if bold else 0
+        self.draw.text(_scaled(at), _plain(text), fill, _font(size), anchor, stroke_width=stroke)
 
-    def paragraph(self, at: tuple[float, float], text: str, width: float, height: float) -> None:
-        """Wraps text into the box, as large as fits; what does not fit at all ends with dots."""
+    def paragraph(
+        self, at: _Point, text: str, width: float, height: float, *, bold: bool = False
+    ) -> float:
+        """Wraps text into the box, as large as fits, or cut with dots; returns where it ends."""
         for size in (18, 17, 16, 15, 14, 13):
             most = max(1, int(height / (1.35 * size)))
-            lines = _wrap(text, width * _SCALE, _font(size), most)
+            lines = _wrap(_plain(text), width * _SCALE, _font(size), most)
             if len(lines) <= most:
                 break
-        for i, line in enumerate(lines[:most]):
-            dots = "..." if i == most - 1 and len(lines) > most else ""
-            self.text((at[0], at[1] + i * 1.35 * size), line + dots, size, "ink")
+        else:
+            lines[most - 1 :] = [lines[most - 1] + "..."]
+        for i, line in enumerate(lines):
+            self.text((at[0], at[1] + i * 1.35 * size), line, size, "ink", bold=bold)
+        return at[1] + len(lines) * 1.35 * size
 
-    def line(self, points: list[tuple[float, float]], color: str, width: float) -> None:
+    def line(self, points: list[_Point], color: str, width: float) -> None:
         fill = self.colors.get(color, color)
         self.draw.line([_scaled(p) for p in points], fill, round(width * _SCALE), joint="curve")
 
-    def rectangle(self, at: tuple[float, float], size: tuple[float, float], color: str) -> None:
+    def rectangle(self, at: _Point, size: _Point, color: str) -> None:
         (x, y), (w, h) = _scaled(at), _scaled(size)
         self.draw.rectangle((x, y, x + w - 1, y + h - 1), self.colors[color])
 
-    def disc(self, center: tuple[float, float], radius: float, color: str) -> None:
+    def disc(self, center: _Point, radius: float, color: str) -> None:
         fill = self.colors.get(color, color)
         self.draw.circle(_scaled(center), radius * _SCALE, fill)
 
-    def photo(self, image: Image.Image, at: tuple[float, float], size: tuple[float, float]) -> None:
-        """Pastes the whole photo, undistorted, on a panel of this size."""
-        (x, y), (w, h) = map(round, _scaled(at)), map(round, _scaled(size))
-        fitted = ImageOps.pad(image.convert("RGB"), (w, h), color=self.colors["panel"])
-        self.picture.paste(fitted, (x, y))
+    def photo(self, image: Image.Image, at: _Point, size: _Point) -> None:
+        """Pastes the photo undistorted: slightly cropped if that fills the box, else whole."""
+        box = _scaled(size)
+        crop = abs(math.log(image.width / image.height * box[1] / box[0])) < 0.15
+        photo, panel = image.convert("RGB"), self.colors["panel"]
+        photo = ImageOps.fit(photo, box) if crop else ImageOps.pad(photo, box, color=panel)
+        self.picture.paste(photo, _scaled(at))
 
-    def badge(self, center: tuple[float, float], radius: float, match: bool) -> None:
+    def badge(self, center: _Point, radius: float, match: bool) -> None:
         """A disc with a check mark or a cross, so that colour is not the only sign."""
         x, y = center
         self.disc(center, radius, "right" if match else "wrong")
-        strokes = _CHECK if match else _CROSS
-        for stroke in strokes:
+        for stroke in _CHECK if match else _CROSS:
             points = [(x + radius * a, y + radius * b) for a, b in stroke]
-            self.line(points, "mark", 0.24 * radius)
+            self.line(points, "background", 0.24 * radius)
 
 
+_SIGNS = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014", "''\"\"--")
 _CHECK = [[(-0.46, 0.04), (-0.12, 0.38), (0.48, -0.34)]]
 _CROSS = [[(-0.36, -0.36), (0.36, 0.36)], [(-0.36, 0.36), (0.36, -0.36)]]
 
 
 @cache
-def _font(size: float) -> ImageFont.FreeTypeFont:
+def _font(size: float) -> _Font:
     return ImageFont.load_default(size * _SCALE)
 
 
-def _scaled(pair: tuple[float, float]) -> tuple[float, float]:
-    return pair[0] * _SCALE, pair[1] * _SCALE
+def _scaled(pair: _Point) -> tuple[int, int]:
+    return round(pair[0] * _SCALE), round(pair[1] * _SCALE)
 
 
-def _wrap(text: str, width: float, font: ImageFont.FreeTypeFont, most: int) -> list[str]:
+def _plain(text: str) -> str:
+    """Text without accents and typographic quotes, which Pillow's font lacks."""
+    signs = text.translate(_SIGNS)
+    return "".join(c for c in unicodedata.normalize("NFKD", signs) if not unicodedata.combining(c))
+
+
+def _wrap(text: str, width: float, font: _Font, most: int) -> list[str]:
     """Breaks text into lines of at most `width`; stops after one line more than `most`."""
     lines, line, words = [], "", text.split()[::-1]
     while words and len(lines) <= most:

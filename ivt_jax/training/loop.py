@@ -1,6 +1,5 @@
 """train(): the one loop of both stages, read from top to bottom."""
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
-from ivt_jax.config import compare, difference, from_json, resolved_json
+from ivt_jax.config import compare, difference, from_json, resolved_json, validate
 from ivt_jax.errors import UserError
 from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.retrieval.evaluate import encode_split, make_encoders, score
@@ -46,6 +45,7 @@ def train(
       UserError: the folder holds another run, the data does not fit, the loss is not finite
         (exit code 3), or a signal asked to stop (130 or 143, after saving).
     """
+    validate(config, device_count=jax.device_count())
     workdir = Path(workdir)
     chief = jax.process_index() == 0
     data = open_data(config, views=views)
@@ -248,8 +248,3 @@ class _Evaluator:
         if self.sources:
             saved["score"] = (saved[f"{self.select}_R1"] + saved[f"{self.select}_mAP"]) / 2
         return saved
-
-
-def read_metrics(run: str | Path) -> list[dict]:
-    """The lines of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]

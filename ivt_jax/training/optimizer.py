@@ -75,9 +75,7 @@ def make_optimizer(
         the patch embedding, no bias, norm or table.
       clip_norm: limit of the global gradient norm; 0 = none.
     """
-    decayed = optax.add_decayed_weights(
-        weight_decay, mask=None if decay == "all" else _matrices
-    )
+    decayed = optax.add_decayed_weights(weight_decay, mask=None if decay == "all" else _matrices)
     if name == "sgd":
         direction = [decayed, optax.trace(decay=momentum)]
     elif name == "adamw":

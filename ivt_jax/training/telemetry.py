@@ -62,7 +62,9 @@ class Telemetry:
         """The metrics of training up to `step`."""
         self._write(step, "train", metrics)
         shown = "  ".join(
-            f"{name.replace('_', ' ')} {_short(metrics[name])}" for name in _SHOWN if name in metrics
+            f"{name.replace('_', ' ')} {_short(metrics[name])}"
+            for name in _SHOWN
+            if name in metrics
         )
         if self._bar is not None and self._task is not None:
             loss = _short(metrics.get("loss", float("nan")))
@@ -89,6 +91,11 @@ class Telemetry:
         minutes, seconds = divmod(round(seconds), 60)
         hours, minutes = divmod(minutes, 60)
         return f"left {hours}:{minutes:02}:{seconds:02}"
+
+
+def read_metrics(run: str | Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
 
 
 def cut_lines(path: Path, *, last_step: int) -> None:
