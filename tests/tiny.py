@@ -3,10 +3,12 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from ivt_jax.model.ivt import IVT, IVTConfig
+from ivt_jax.training.sharding import path_name
 
 CONFIG = IVTConfig(
     image_size=(64, 32),
@@ -22,12 +24,15 @@ CONFIG = IVTConfig(
 @functools.cache
 def network(config: IVTConfig = CONFIG) -> IVT:
     """A network with random parameters, biases and norms included."""
-    model = jax.jit(lambda: IVT(config, rngs=nnx.Rngs(0)))()
-    graphdef, params = nnx.split(model)
-    leaves, structure = jax.tree.flatten(params)
+    graphdef, shapes = nnx.split(nnx.eval_shape(lambda: IVT(config, rngs=nnx.Rngs(0))))
     rng = np.random.default_rng(0)
-    noisy = [x + 0.1 * rng.normal(size=x.shape).astype(np.float32) for x in leaves]
-    return nnx.merge(graphdef, jax.tree.unflatten(structure, noisy))
+
+    def draw(path, leaf):
+        centre = 1.0 if "scale" in path_name(path) else 0.0
+        return jnp.asarray(centre + 0.1 * rng.normal(size=leaf.shape), leaf.dtype)
+
+    with jax.ensure_compile_time_eval():
+        return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(draw, shapes))
 
 
 def training_batch(*, rows: int, views: int, length: int = 10, seed: int = 0) -> dict:

@@ -198,6 +198,7 @@ def _draw_row(
     size = (layout.photo_width, layout.photo_height)
     left, width = layout.margin, layout.caption_width
     y = canvas.paragraph((left, top), row.label, width, size[1] / 3, bold=True)
+    y += 4 if row.label else 0
     if not repeats:
         canvas.paragraph((left, y), row.caption, width, top + layout.row_height - y)
         if row.query_image is not None:

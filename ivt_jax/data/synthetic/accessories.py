@@ -1,7 +1,7 @@
 """Head, hair and everything carried: drawn on a Figure in its units."""
 
 from ivt_jax.data.synthetic.attributes import COLOURS, HAIR_COLOURS, bag_hidden
-from ivt_jax.data.synthetic.drawing import RGB, Canvas, darker, lighter
+from ivt_jax.data.synthetic.drawing import RGB, Canvas, darker, lighter, mix, smooth
 from ivt_jax.data.synthetic.figure import Figure, hand
 
 _INK: RGB = (44, 36, 44)
@@ -16,8 +16,20 @@ def draw_back_hair(canvas: Canvas, figure: Figure) -> None:
     style, colour = figure.attributes["hair_style"], darker(_hair(figure), 0.18)
     with canvas.part("hair"):
         if style == "long" and figure.facing == "front":
-            canvas.blob([(-6, 4), (0, 1), (6, 4), (7.6, 14), (8.2, 26), (3, 27), (-3, 27),
-                         (-8.2, 26), (-7.6, 14)], colour)
+            canvas.blob(
+                [
+                    (-6, 4),
+                    (0, 1),
+                    (6, 4),
+                    (7.6, 14),
+                    (8.2, 26),
+                    (3, 27),
+                    (-3, 27),
+                    (-8.2, 26),
+                    (-7.6, 14),
+                ],
+                colour,
+            )
         elif style == "ponytail" and figure.facing == "front":
             canvas.blob([(3, 4), (8, 5), (9.2, 12), (7.6, 20), (6, 12)], colour)
         elif style == "long" and figure.profile:
@@ -31,9 +43,10 @@ def draw_head(canvas: Canvas, figure: Figure) -> None:
     with canvas.part("head"):
         if figure.profile:
             canvas.ellipse(0.3, 8, 5.4, 6.6, skin)
-            canvas.polygon([(4.8, 6.6), (7.4, 9.6), (5, 10.4)], skin)
+            canvas.polygon([(5.0, 7.0), (7.0, 9.3), (5.2, 10.2)], skin)
             canvas.ellipse(3.3, 7.4, 0.65, 0.85, _INK)
-            canvas.line([(3.4, 11.6), (4.8, 11.4)], darker(skin, 0.45), 0.6)
+            canvas.ellipse(2.6, 10.2, 1.1, 0.8, mix(skin, (238, 142, 128), 0.6))
+            canvas.line([(3.4, 11.8), (4.9, 11.5)], darker(skin, 0.45), 0.6)
         else:
             canvas.ellipse(0, 8, 5.3, 6.7, skin)
             for d in (-1, 1):
@@ -41,7 +54,7 @@ def draw_head(canvas: Canvas, figure: Figure) -> None:
         if figure.facing == "front":
             for d in (-1, 1):
                 canvas.ellipse(d * 2.2, 7.8, 0.65, 0.8, _INK)
-                canvas.ellipse(d * 3.2, 10.2, 1.1, 0.7, (238, 142, 128))
+                canvas.ellipse(d * 3.2, 10.2, 1.1, 0.7, mix(skin, (238, 142, 128), 0.7))
             canvas.arc(0, 10.6, (1.7, 1.4), (25, 155), darker(skin, 0.55), 0.6)
     if style != "bald":
         with canvas.part("hair"):
@@ -54,7 +67,15 @@ def draw_head(canvas: Canvas, figure: Figure) -> None:
 def _draw_hair(canvas: Canvas, figure: Figure, style: str, colour: RGB) -> None:
     dark = darker(colour, 0.2)
     if style == "curly":
-        spots = [(-4.6, 4), (-2.6, 1.4), (0.4, 0.4), (3.2, 1.6), (4.8, 4.2), (-5.6, 7.2), (5.6, 7.4)]
+        spots = [
+            (-4.6, 4),
+            (-2.6, 1.4),
+            (0.4, 0.4),
+            (3.2, 1.6),
+            (4.8, 4.2),
+            (-5.6, 7.2),
+            (5.6, 7.4),
+        ]
         if figure.profile:
             spots = [(x - 1.4, y) for x, y in spots[:5]] + [(-5.6, 8), (-4.6, 11)]
         elif figure.facing == "back":
@@ -63,8 +84,20 @@ def _draw_hair(canvas: Canvas, figure: Figure, style: str, colour: RGB) -> None:
             canvas.ellipse(x, y, 2.9, 2.8, colour)
         return
     if figure.profile:
-        canvas.blob([(4.6, 4), (3, 0.4), (-2, -0.2), (-6, 3.4), (-6, 9), (-4, 13), (-2, 11),
-                     (-1, 7), (1.4, 5)], colour)
+        canvas.blob(
+            [
+                (4.6, 4),
+                (3, 0.4),
+                (-2, -0.2),
+                (-6, 3.4),
+                (-6, 9),
+                (-4, 13),
+                (-2, 11),
+                (-1, 7),
+                (1.4, 5),
+            ],
+            colour,
+        )
         if style == "long":
             canvas.blob([(-5, 4), (-1.4, 6), (-1.6, 15), (-3, 25), (-8, 25), (-7.6, 13)], colour)
         elif style == "ponytail":
@@ -75,8 +108,20 @@ def _draw_hair(canvas: Canvas, figure: Figure, style: str, colour: RGB) -> None:
     if figure.facing == "back":
         low = {"long": 27.0, "short": 14.0}.get(style, 13.0)
         wide = 8.0 if style == "long" else 5.0
-        canvas.blob([(-5.8, 6), (-4, 1), (0, -0.6), (4, 1), (5.8, 6), (wide, low - 3), (wide / 2, low),
-                     (-wide / 2, low), (-wide, low - 3)], colour)
+        canvas.blob(
+            [
+                (-5.8, 6),
+                (-4, 1),
+                (0, -0.6),
+                (4, 1),
+                (5.8, 6),
+                (wide, low - 3),
+                (wide / 2, low),
+                (-wide / 2, low),
+                (-wide, low - 3),
+            ],
+            colour,
+        )
         if style == "ponytail":
             canvas.blob([(-1.4, 5), (1.4, 5), (3, 14), (1.2, 25), (-1.2, 25), (-3, 14)], dark)
             canvas.ellipse(0, 5.4, 1.8, 1.2, lighter(dark, 0.4))
@@ -85,12 +130,34 @@ def _draw_hair(canvas: Canvas, figure: Figure, style: str, colour: RGB) -> None:
         return
     if style == "bun":
         canvas.ellipse(0, -1.4, 3.4, 2.9, dark)
-    canvas.blob([(-5.8, 8.4), (-5.6, 3), (-2.6, -0.2), (2.6, -0.2), (5.6, 3), (5.8, 8.4), (4.4, 5),
-                 (1, 4.4), (-2.6, 5), (-4.4, 5.2)], colour)
+    canvas.blob(
+        [
+            (-5.8, 8.4),
+            (-5.6, 3),
+            (-2.6, -0.2),
+            (2.6, -0.2),
+            (5.6, 3),
+            (5.8, 8.4),
+            (4.4, 5),
+            (1, 4.4),
+            (-2.6, 5),
+            (-4.4, 5.2),
+        ],
+        colour,
+    )
     if style == "long":
         for d in (-1, 1):
-            canvas.blob([(d * 4.4, 4), (d * 6.2, 6), (d * 7.4, 16), (d * 7.4, 25), (d * 4.6, 25),
-                         (d * 5, 14)], colour)
+            canvas.blob(
+                [
+                    (d * 4.4, 4),
+                    (d * 6.2, 6),
+                    (d * 7.4, 16),
+                    (d * 7.4, 25),
+                    (d * 4.6, 25),
+                    (d * 5, 14),
+                ],
+                colour,
+            )
 
 
 def _draw_glasses(canvas: Canvas, figure: Figure) -> None:
@@ -132,8 +199,6 @@ def draw_hat(canvas: Canvas, figure: Figure) -> None:
 
 def smooth_top(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """A dome: the points as a curve, with its two ends joined by a straight edge."""
-    from ivt_jax.data.synthetic.drawing import smooth
-
     first, last = points[0], points[-1]
     return [p for p in smooth([*points, last, first]) if p[1] <= max(first[1], last[1])]
 
@@ -157,9 +222,9 @@ def draw_bag_behind(canvas: Canvas, figure: Figure) -> None:
     if kind == "backpack" and figure.profile:
         draw_backpack(canvas, figure)
     elif kind == "suitcase":
-        _suitcase(canvas, figure)
+        draw_suitcase(canvas, figure)
     elif kind in ("handbag", "shoulder bag") and bag_hidden(figure.attributes, figure.facing):
-        _small_bag(canvas, figure)
+        draw_small_bag(canvas, figure)
 
 
 def draw_bag_front(canvas: Canvas, figure: Figure) -> None:
@@ -169,9 +234,11 @@ def draw_bag_front(canvas: Canvas, figure: Figure) -> None:
         draw_backpack(canvas, figure)
     elif kind == "backpack":
         with canvas.part("bag"):
-            canvas.line([(-3.4, 20), (2.0, 23), (1.0, 33), (-5, 38)], darker(figure.tint["bag_colour"]), 2)
+            canvas.line(
+                [(-3.4, 20), (2.0, 23), (1.0, 33), (-5, 38)], darker(figure.tint["bag_colour"]), 2
+            )
     elif kind in ("handbag", "shoulder bag") and not bag_hidden(figure.attributes, figure.facing):
-        _small_bag(canvas, figure)
+        draw_small_bag(canvas, figure)
 
 
 def draw_backpack(canvas: Canvas, figure: Figure) -> None:
@@ -193,7 +260,8 @@ def draw_backpack(canvas: Canvas, figure: Figure) -> None:
             canvas.box(-17, 33, -10, 44, dark, 2)
 
 
-def _small_bag(canvas: Canvas, figure: Figure) -> None:
+def draw_small_bag(canvas: Canvas, figure: Figure) -> None:
+    """A handbag in the hand or a shoulder bag with its strap across the body."""
     colour = figure.tint["bag_colour"]
     dark = darker(colour, 0.3)
     d = figure.side(figure.attributes["bag_side"])
@@ -201,8 +269,9 @@ def _small_bag(canvas: Canvas, figure: Figure) -> None:
         if figure.attributes["bag"] == "handbag":
             x, y = hand(figure, d)
             canvas.arc(x, y + 5, (3.4, 6), (180, 360), dark, 1.2)
-            canvas.polygon([(x - 5.4, y + 4), (x + 5.4, y + 4), (x + 6.6, y + 14), (x - 6.6, y + 14)],
-                           colour)
+            canvas.polygon(
+                [(x - 5.4, y + 4), (x + 5.4, y + 4), (x + 6.6, y + 14), (x - 6.6, y + 14)], colour
+            )
             canvas.box(x - 5.5, y + 4, x + 5.5, y + 6.6, dark, 0.6)
             canvas.ellipse(x, y + 7.4, 0.9, 0.9, (240, 214, 130))
             return
@@ -217,7 +286,8 @@ def _small_bag(canvas: Canvas, figure: Figure) -> None:
         canvas.box(x - 1, y + 4.6, x + 1, y + 7.4, (236, 214, 140), 0.4)
 
 
-def _suitcase(canvas: Canvas, figure: Figure) -> None:
+def draw_suitcase(canvas: Canvas, figure: Figure) -> None:
+    """A suitcase on wheels beside or behind the body."""
     colour = figure.tint["bag_colour"]
     dark = darker(colour, 0.26)
     d = figure.side(figure.attributes["bag_side"])
@@ -243,15 +313,28 @@ def draw_umbrella(canvas: Canvas, figure: Figure) -> None:
     with canvas.part("umbrella"):
         canvas.line([(x, y + 3), (x * 0.75, -4)], (96, 84, 80), 1.1)
         dome = [(top - 21, -3)]
-        dome += [(top + 21 * a, -3 - 15 * b) for a, b in
-                 ((-0.94, 0.36), (-0.72, 0.7), (-0.38, 0.94), (0, 1.02), (0.38, 0.94), (0.72, 0.7),
-                  (0.94, 0.36))]
+        dome += [
+            (top + 21 * a, -3 - 15 * b)
+            for a, b in (
+                (-0.94, 0.36),
+                (-0.72, 0.7),
+                (-0.38, 0.94),
+                (0, 1.02),
+                (0.38, 0.94),
+                (0.72, 0.7),
+                (0.94, 0.36),
+            )
+        ]
         dome.append((top + 21, -3))
         canvas.polygon(dome, colour)
-        canvas.polygon([(top - 7, -3), (top - 2.6, -17.8), (top, -18.3), (top + 2.6, -17.8), (top + 7, -3)],
-                       lighter(colour, 0.18))
-        canvas.polygon([(top + 7, -3), (top + 2.6, -17.8), (top + 12, -15.2), (top + 18, -10),
-                        (top + 21, -3)], darker(colour, 0.14))
+        canvas.polygon(
+            [(top - 7, -3), (top - 2.6, -17.8), (top, -18.3), (top + 2.6, -17.8), (top + 7, -3)],
+            lighter(colour, 0.18),
+        )
+        canvas.polygon(
+            [(top + 7, -3), (top + 2.6, -17.8), (top + 12, -15.2), (top + 18, -10), (top + 21, -3)],
+            darker(colour, 0.14),
+        )
         for k in (-14, 0, 14):
             canvas.ellipse(top + k, -2.6, 7, 1.5, darker(colour, 0.34))
         canvas.line([(top, -18), (top, -20)], (96, 84, 80), 1.0)
@@ -275,8 +358,10 @@ def draw_held(canvas: Canvas, figure: Figure) -> None:
             canvas.box(x - 1.8, y - 4.6, x + 1.8, y + 2.2, (30, 30, 36), 0.7)
             canvas.box(x - 1.2, y - 3.8, x + 1.2, y + 1.2, (130, 200, 236), 0.3)
         elif kind == "cup":
-            canvas.polygon([(x - 2.6, y - 5), (x + 2.6, y - 5), (x + 1.9, y + 2.6), (x - 1.9, y + 2.6)],
-                           (250, 248, 242))
+            canvas.polygon(
+                [(x - 2.6, y - 5), (x + 2.6, y - 5), (x + 1.9, y + 2.6), (x - 1.9, y + 2.6)],
+                (250, 248, 242),
+            )
             canvas.box(x - 2.3, y - 2.8, x + 2.3, y + 0.4, (150, 104, 70))
             canvas.box(x - 2.9, y - 6.2, x + 2.9, y - 4.8, (90, 66, 52), 0.4)
         else:

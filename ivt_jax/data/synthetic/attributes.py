@@ -81,7 +81,7 @@ def person_attributes(number: int, *, seed: int, split: int) -> dict[str, str]:
     """All attributes of one identity; members of a group differ in exactly one of them."""
     first, size = group_of(number)
     rng = generator(seed, split, 1, first)
-    attributes = _draw_attributes(rng)
+    attributes = random_attributes(rng)
     if size > 1:
         possible = {n: w for n, w in _TWIN_WEIGHTS.items() if _alternatives(attributes, n)}
         name = weighted(rng, possible)
@@ -108,14 +108,20 @@ def _alternatives(attributes: dict[str, str], name: str) -> list[str]:
         used = [attributes["upper_colour"], attributes["pattern_colour"]]
         values = [c for c in COLOURS if not (name.startswith(("upper", "pattern")) and c in used)]
     else:
-        tables = {"hat": HATS, "bag": BAGS, "glasses": GLASSES, "lower": LOWERS[attributes["gender"]]}
+        tables = {
+            "hat": HATS,
+            "bag": BAGS,
+            "glasses": GLASSES,
+            "lower": LOWERS[attributes["gender"]],
+        }
         values = [v for v in tables[name] if v != "none" or name == "glasses"]
         values = [v for v in values if v != "jeans"] if value != "jeans" else []
     values = [v for v in values if v != value]
     return values if len(values) >= 2 else []
 
 
-def _draw_attributes(rng: np.random.Generator) -> dict[str, str]:
+def random_attributes(rng: np.random.Generator) -> dict[str, str]:
+    """Attributes of somebody, drawn with realistic weights; absent things are "none"."""
     found = dict.fromkeys(ATTRIBUTES, "none")
     gender = found["gender"] = pick(rng, ("man", "woman"))
     found["hair_style"] = weighted(rng, HAIR_STYLES[gender])

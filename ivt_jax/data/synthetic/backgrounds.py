@@ -17,13 +17,24 @@ from ivt_jax.data.synthetic.drawing import (
 
 PLACES = ("street", "park", "room", "shop", "station", "beach")
 _WALLS: tuple[RGB, ...] = (
-    (226, 214, 198), (204, 216, 216), (222, 204, 196), (196, 206, 190), (212, 208, 222),
-    (232, 224, 206), (190, 202, 214), (214, 196, 176),
+    (226, 214, 198),
+    (204, 216, 216),
+    (222, 204, 196),
+    (196, 206, 190),
+    (212, 208, 222),
+    (232, 224, 206),
+    (190, 202, 214),
+    (214, 196, 176),
 )
 _SKIES: tuple[RGB, ...] = ((196, 222, 238), (214, 226, 232), (240, 222, 204), (206, 214, 232))
 _GREENS: tuple[RGB, ...] = ((126, 168, 112), (104, 150, 108), (150, 178, 110), (96, 136, 100))
 _THINGS: tuple[RGB, ...] = (
-    (196, 108, 92), (96, 132, 172), (222, 180, 96), (126, 160, 132), (168, 132, 170), (230, 226, 216),
+    (196, 108, 92),
+    (96, 132, 172),
+    (222, 180, 96),
+    (126, 160, 132),
+    (168, 132, 170),
+    (230, 226, 216),
     (90, 98, 118),
 )
 
@@ -43,13 +54,22 @@ def _bands(canvas: Canvas, top: RGB, bottom: RGB, y0: float, y1: float) -> None:
     count = 10
     for k in range(count):
         y = y0 + (y1 - y0) * k / count
-        canvas.polygon([(0, y), (WIDTH, y), (WIDTH, y1), (0, y1)], mix(top, bottom, k / (count - 1)))
+        canvas.polygon(
+            [(0, y), (WIDTH, y), (WIDTH, y1), (0, y1)], mix(top, bottom, k / (count - 1))
+        )
 
 
 def tree(canvas: Canvas, x: float, base: float, size: float, green: RGB) -> None:
     """A round tree standing at (x, base)."""
-    canvas.polygon([(x - size * 0.07, base), (x + size * 0.07, base), (x + size * 0.05, base - size * 0.5),
-                    (x - size * 0.05, base - size * 0.5)], (112, 84, 66))
+    canvas.polygon(
+        [
+            (x - size * 0.07, base),
+            (x + size * 0.07, base),
+            (x + size * 0.05, base - size * 0.5),
+            (x - size * 0.05, base - size * 0.5),
+        ],
+        (112, 84, 66),
+    )
     y = base - size * 0.68
     canvas.ellipse(x, y, size * 0.34, size * 0.34, green)
     canvas.ellipse(x - size * 0.2, y + size * 0.12, size * 0.22, size * 0.2, darker(green, 0.1))
@@ -75,13 +95,20 @@ def _street(canvas: Canvas, rng: np.random.Generator, floor: float) -> None:
         x += width
     stone = pick(rng, ((186, 184, 184), (198, 192, 184), (172, 176, 184)))
     _bands(canvas, darker(stone, 0.1), lighter(stone, 0.15), floor, HEIGHT)
-    canvas.polygon([(0, floor), (WIDTH, floor), (WIDTH, floor + 3), (0, floor + 3)], darker(stone, 0.25))
+    canvas.polygon(
+        [(0, floor), (WIDTH, floor), (WIDTH, floor + 3), (0, floor + 3)], darker(stone, 0.25)
+    )
     for k in range(1, 4):
         y = floor + (HEIGHT - floor) * (k / 4) ** 1.6
         canvas.line([(0, y), (WIDTH, y)], darker(stone, 0.12), 0.8)
     if rng.random() < 0.4:
-        tree(canvas, float(rng.choice([rng.uniform(2, 20), rng.uniform(76, 94)])), floor + 6,
-             float(rng.uniform(60, 95)), pick(rng, _GREENS))
+        tree(
+            canvas,
+            float(rng.choice([rng.uniform(2, 20), rng.uniform(76, 94)])),
+            floor + 6,
+            float(rng.uniform(60, 95)),
+            pick(rng, _GREENS),
+        )
     if rng.random() < 0.35:
         car(canvas, float(rng.uniform(-5, 60)), floor + 10, 46, pick(rng, _THINGS))
 
@@ -90,12 +117,33 @@ def car(canvas: Canvas, x: float, base: float, width: float, colour: RGB) -> Non
     """A car in profile, its wheels on `base`."""
     u = width / 100
     canvas.shadow(x + 50 * u, base, 52 * u, 6 * u)
-    canvas.blob([(x + 18 * u, base - 30 * u), (x + 30 * u, base - 46 * u), (x + 62 * u, base - 46 * u),
-                 (x + 80 * u, base - 28 * u)], colour)
-    canvas.polygon([(x + 27 * u, base - 30 * u), (x + 35 * u, base - 42 * u), (x + 47 * u, base - 42 * u),
-                    (x + 47 * u, base - 30 * u)], (206, 226, 236))
-    canvas.polygon([(x + 51 * u, base - 30 * u), (x + 51 * u, base - 42 * u), (x + 61 * u, base - 42 * u),
-                    (x + 72 * u, base - 30 * u)], (206, 226, 236))
+    canvas.blob(
+        [
+            (x + 18 * u, base - 30 * u),
+            (x + 30 * u, base - 46 * u),
+            (x + 62 * u, base - 46 * u),
+            (x + 80 * u, base - 28 * u),
+        ],
+        colour,
+    )
+    canvas.polygon(
+        [
+            (x + 27 * u, base - 30 * u),
+            (x + 35 * u, base - 42 * u),
+            (x + 47 * u, base - 42 * u),
+            (x + 47 * u, base - 30 * u),
+        ],
+        (206, 226, 236),
+    )
+    canvas.polygon(
+        [
+            (x + 51 * u, base - 30 * u),
+            (x + 51 * u, base - 42 * u),
+            (x + 61 * u, base - 42 * u),
+            (x + 72 * u, base - 30 * u),
+        ],
+        (206, 226, 236),
+    )
     canvas.box(x, base - 31 * u, x + 100 * u, base - 9 * u, colour, 8 * u)
     canvas.box(x, base - 15 * u, x + 100 * u, base - 9 * u, darker(colour, 0.25), 3 * u)
     canvas.box(x + 94 * u, base - 27 * u, x + 100 * u, base - 21 * u, (255, 236, 170), 2 * u)
@@ -115,8 +163,13 @@ def _park(canvas: Canvas, rng: np.random.Generator, floor: float) -> None:
     end = float(rng.uniform(20, 76))
     canvas.polygon([(end - 5, floor), (end + 5, floor), (88, HEIGHT), (4, HEIGHT)], (222, 208, 176))
     for _ in range(int(rng.integers(2, 5))):
-        tree(canvas, float(rng.uniform(-5, 101)), floor + float(rng.uniform(0, 12)),
-             float(rng.uniform(50, 110)), darker(pick(rng, _GREENS), float(rng.uniform(0, 0.2))))
+        tree(
+            canvas,
+            float(rng.uniform(-5, 101)),
+            floor + float(rng.uniform(0, 12)),
+            float(rng.uniform(50, 110)),
+            darker(pick(rng, _GREENS), float(rng.uniform(0, 0.2))),
+        )
     if rng.random() < 0.4:
         x = float(rng.choice([2, 68]))
         for y in (floor + 4, floor + 10):
@@ -143,8 +196,10 @@ def _room(canvas: Canvas, rng: np.random.Generator, floor: float) -> None:
     if rng.random() < 0.6:
         for dx in (-6, 0, 6):
             canvas.ellipse(x + dx, floor - 18, 4.5, 15, darker(pick(rng, _GREENS), 0.15))
-        canvas.polygon([(x - 7, floor - 8), (x + 7, floor - 8), (x + 5, floor + 8), (x - 5, floor + 8)],
-                       (206, 128, 92))
+        canvas.polygon(
+            [(x - 7, floor - 8), (x + 7, floor - 8), (x + 5, floor + 8), (x - 5, floor + 8)],
+            (206, 128, 92),
+        )
 
 
 def _shop(canvas: Canvas, rng: np.random.Generator, floor: float) -> None:
@@ -173,8 +228,9 @@ def _station(canvas: Canvas, rng: np.random.Generator, floor: float) -> None:
     canvas.box(28, y - 4, 68, y + 13, (246, 246, 242), 2)
     ground = pick(rng, ((168, 168, 172), (150, 154, 164), (186, 180, 172)))
     _bands(canvas, darker(ground, 0.12), lighter(ground, 0.12), floor, HEIGHT)
-    canvas.polygon([(0, floor + 12), (WIDTH, floor + 12), (WIDTH, floor + 17), (0, floor + 17)],
-                   (236, 206, 96))
+    canvas.polygon(
+        [(0, floor + 12), (WIDTH, floor + 12), (WIDTH, floor + 17), (0, floor + 17)], (236, 206, 96)
+    )
     if rng.random() < 0.5:
         x = float(rng.choice([6, 80]))
         canvas.box(x, 0, x + 10, floor + 8, darker(tile, 0.22))
@@ -191,8 +247,21 @@ def _beach(canvas: Canvas, rng: np.random.Generator, floor: float) -> None:
     canvas.ellipse(float(rng.uniform(10, 86)), float(rng.uniform(14, 40)), 9, 9, (255, 236, 176))
 
 
-_DRAW = {"street": _street, "park": _park, "room": _room, "shop": _shop, "station": _station,
-         "beach": _beach}
+def _plain(canvas: Canvas, rng: np.random.Generator, floor: float) -> None:
+    wall = mix(pick(rng, _WALLS), pick(rng, _THINGS), float(rng.uniform(0, 0.3)))
+    _bands(canvas, lighter(wall, 0.15), wall, 0, floor)
+    _bands(canvas, darker(wall, 0.06), lighter(wall, 0.1), floor, HEIGHT)
+
+
+_DRAW = {
+    "plain": _plain,
+    "street": _street,
+    "park": _park,
+    "room": _room,
+    "shop": _shop,
+    "station": _station,
+    "beach": _beach,
+}
 
 
 def occlude(canvas: Canvas, kind: str, rng: np.random.Generator) -> None:
@@ -206,8 +275,13 @@ def occlude(canvas: Canvas, kind: str, rng: np.random.Generator) -> None:
         green = pick(rng, _GREENS)
         for _ in range(9):
             x, y = float(rng.uniform(0, WIDTH)), HEIGHT + float(rng.uniform(-6, 4))
-            canvas.ellipse(x, y, float(rng.uniform(14, 20)), float(rng.uniform(14, 20)),
-                           darker(green, float(rng.uniform(0, 0.22))))
+            canvas.ellipse(
+                x,
+                y,
+                float(rng.uniform(14, 20)),
+                float(rng.uniform(14, 20)),
+                darker(green, float(rng.uniform(0, 0.22))),
+            )
     elif kind == "car":
         car(canvas, float(rng.uniform(-50, 0)), HEIGHT + 8, 110, pick(rng, _THINGS))
     else:

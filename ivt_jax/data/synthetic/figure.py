@@ -149,8 +149,14 @@ def draw_leg(canvas: Canvas, figure: Figure, d: int) -> None:
         canvas.limb(hip, knee, 8.2 * width, 5.6, skin)
         canvas.limb(knee, ankle, 5.6, 4.0, skin)
     draw_shoe(canvas, figure, d, shade)
-    if lower in ("none", "skirt"):
-        return
+    if lower not in ("none", "skirt"):
+        draw_trouser_leg(canvas, figure, d, shade)
+
+
+def draw_trouser_leg(canvas: Canvas, figure: Figure, d: int, shade: float = 0.0) -> None:
+    """One leg of trousers, jeans or shorts."""
+    hip, knee, ankle = figure.legs[d]
+    lower, width = figure.attributes["lower"], figure.build
     with canvas.part("lower"):
         colour = darker(figure.tint["lower_colour"], shade)
         if lower == "shorts":
@@ -162,8 +168,9 @@ def draw_leg(canvas: Canvas, figure: Figure, d: int) -> None:
         canvas.limb(hip, knee, 9.4 * width, 7.8 * slim, colour)
         canvas.limb(knee, foot, 7.8 * slim, 7.0 * slim, colour)
         if lower == "jeans":
-            cuff = (foot[0] + 0.15 * (knee[0] - foot[0]), foot[1] + 0.1 * (knee[1] - foot[1]))
-            canvas.line([cuff, foot], lighter(colour, 0.32), 6.6)
+            canvas.box(
+                foot[0] - 3.3, foot[1] - 2.2, foot[0] + 3.3, foot[1] + 1, lighter(colour, 0.32), 0.8
+            )
             seam = 3.2 * (1 if d > 0 else -1) if not figure.profile else 0.0
             points = [(hip[0] + seam, hip[1] + 4), (knee[0] + seam * 0.7, knee[1])]
             canvas.line(points, lighter(colour, 0.3), 0.6)
@@ -176,8 +183,11 @@ def draw_shoe(canvas: Canvas, figure: Figure, d: int, shade: float = 0.0) -> Non
     sole = darker(mix((238, 238, 232), (70, 60, 56), float(kind != "sneakers")), shade)
     with canvas.part("shoes"):
         if figure.profile:
-            canvas.blob([(x - 4, y + 5), (x - 3.8, y - 1), (x + 2.4, y - 1.6), (x + 5.2, y + 1.2)]
-                        + [(x + 9, y + 2.6), (x + 9.2, y + 5.4)], colour)
+            canvas.blob(
+                [(x - 4, y + 5), (x - 3.8, y - 1), (x + 2.4, y - 1.6), (x + 5.2, y + 1.2)]
+                + [(x + 9, y + 2.6), (x + 9.2, y + 5.4)],
+                colour,
+            )
             if kind == "boots":
                 canvas.box(x - 3.9, y - 9.5, x + 3.4, y + 2, colour, 1)
             canvas.box(x - 4.2, y + 4.2, x + 9.6, y + 6, sole, 0.8)
@@ -207,7 +217,11 @@ def draw_pelvis(canvas: Canvas, figure: Figure) -> None:
             flare = max(flare, reach + 4)
             points = [(-hip * 0.85, 42), (hip * 0.85, 42), (hip + 1.2, 50), (flare, 71)]
             points += [(flare * 0.5, 72.4), (-flare * 0.5, 72.4), (-flare, 71), (-hip - 1.2, 50)]
-            canvas.cloth(points, Fabric(colour), [(hip * 0.3, 42), (hip, 42), (flare, 71), (flare, 73), (flare * 0.55, 73)])
+            canvas.cloth(
+                points,
+                Fabric(colour),
+                [(hip * 0.3, 42), (hip, 42), (flare, 71), (flare, 73), (flare * 0.55, 73)],
+            )
             for x in (-0.4, 0.15):
                 canvas.line([(x * hip, 54), (x * flare, 70)], darker(colour, 0.14), 0.7)
             return
@@ -281,8 +295,10 @@ def _front_details(canvas: Canvas, figure: Figure, cloth: Fabric, low: float) ->
         for y in range(23, int(low), 6):
             canvas.ellipse(0, y, 0.75, 0.75, lighter(cloth.colour, 0.75))
         for d in (-1, 1):
-            canvas.polygon([(0, 19), (d * 4.2, 15.2), (d * 5.2, 19.8), (d * 2, 22)],
-                           lighter(cloth.colour, 0.25))
+            canvas.polygon(
+                [(0, 19), (d * 4.2, 15.2), (d * 5.2, 19.8), (d * 2, 22)],
+                lighter(cloth.colour, 0.25),
+            )
     elif kind == "hoodie":
         canvas.ellipse(0, 17.6, 6.6, 3.4, darker(cloth.colour, 0.2))
         canvas.polygon([(-5.6, 52), (-3.8, 41), (3.8, 41), (5.6, 52)], darker(cloth.colour, 0.14))
@@ -294,40 +310,63 @@ def _front_details(canvas: Canvas, figure: Figure, cloth: Fabric, low: float) ->
     if cloth.pattern == "logo":
         _logo(canvas, cloth.accent, figure.style)
     elif cloth.pattern == "writing":
-        canvas.text(0, 31.5, WRITINGS[figure.style % len(WRITINGS)], 7.0, cloth.accent)
+        writing = WRITINGS[figure.style % len(WRITINGS)]
+        canvas.text(0, 32, writing, 5.8 if len(writing) > 3 else 7.2, cloth.accent)
 
 
 def _logo(canvas: Canvas, colour: RGB, style: int) -> None:
     if style % 3 == 0:
         canvas.ellipse(0, 31, 4.6, 4.6, colour)
     elif style % 3 == 1:
-        star = [(0.0 + (5.6 if k % 2 == 0 else 2.4) * math.sin(k * math.pi / 5),
-                 31.5 - (5.6 if k % 2 == 0 else 2.4) * math.cos(k * math.pi / 5))
-                for k in range(10)]
+        star = [
+            (
+                0.0 + (5.6 if k % 2 == 0 else 2.4) * math.sin(k * math.pi / 5),
+                31.5 - (5.6 if k % 2 == 0 else 2.4) * math.cos(k * math.pi / 5),
+            )
+            for k in range(10)
+        ]
         canvas.polygon(star, colour)
     else:
-        canvas.blob([(0, 29), (2.4, 26.6), (5, 28.6), (3.6, 32), (0, 36), (-3.6, 32), (-5, 28.6),
-                     (-2.4, 26.6)], colour)
+        canvas.blob(
+            [
+                (0, 29),
+                (2.4, 26.6),
+                (5, 28.6),
+                (3.6, 32),
+                (0, 36),
+                (-3.6, 32),
+                (-5, 28.6),
+                (-2.4, 26.6),
+            ],
+            colour,
+        )
 
 
 def draw_arm(canvas: Canvas, figure: Figure, d: int) -> None:
     """One arm with its sleeve and hand."""
     shoulder, elbow, wrist = figure.arms[d]
-    kind, cloth = figure.attributes["upper"], fabric(figure)
     shade = 0.24 if figure.profile and d < 0 else 0.1 if d > 0 else 0.04
     skin = darker(figure.skin, shade * 0.6)
     bulk = figure.build * (1.0 if figure.attributes["gender"] == "man" else 0.88)
-    long = kind in LONG_SLEEVES
     canvas.ellipse(*_beyond(elbow, wrist, 1.7), 2.3, 2.5, skin)
-    if not long:
+    if figure.attributes["upper"] not in LONG_SLEEVES:
         canvas.limb(shoulder, elbow, 5.2 * bulk, 4.2 * bulk, skin)
         canvas.limb(elbow, wrist, 4.2 * bulk, 3.2, skin)
+    draw_sleeve(canvas, figure, d, shade)
+
+
+def draw_sleeve(canvas: Canvas, figure: Figure, d: int, shade: float = 0.0) -> None:
+    """The upper garment on one arm."""
+    shoulder, elbow, wrist = figure.arms[d]
+    kind, cloth = figure.attributes["upper"], fabric(figure)
+    bulk = figure.build * (1.0 if figure.attributes["gender"] == "man" else 0.88)
     with canvas.part("upper"):
-        sleeve = cloth._replace(colour=darker(cloth.colour, shade),
-                                accent=darker(cloth.accent, shade))
+        sleeve = cloth._replace(
+            colour=darker(cloth.colour, shade), accent=darker(cloth.accent, shade)
+        )
         if sleeve.pattern in ("logo", "writing"):
             sleeve = sleeve._replace(pattern="plain")
-        if long:
+        if kind in LONG_SLEEVES:
             thick = bulk * (1.12 if kind in ("jacket", "coat", "hoodie", "sweater") else 1.0)
             canvas.cloth(limb_outline(elbow, wrist, 5.4 * thick, 4.7 * thick), sleeve)
             canvas.cloth(limb_outline(shoulder, elbow, 6.6 * thick, 5.5 * thick), sleeve)
@@ -340,8 +379,10 @@ def draw_arm(canvas: Canvas, figure: Figure, d: int) -> None:
 def _beyond(start: Point, end: Point, length: float) -> Point:
     """The point `length` beyond the end of a rod."""
     size = math.dist(start, end) or 1.0
-    return (end[0] + (end[0] - start[0]) / size * length,
-            end[1] + (end[1] - start[1]) / size * length)
+    return (
+        end[0] + (end[0] - start[0]) / size * length,
+        end[1] + (end[1] - start[1]) / size * length,
+    )
 
 
 def hand(figure: Figure, d: int) -> Point:
@@ -349,5 +390,15 @@ def hand(figure: Figure, d: int) -> Point:
     return _beyond(figure.arms[d][1], figure.arms[d][2], 1.7)
 
 
-__all__ = ["SKINS", "Figure", "draw_arm", "draw_leg", "draw_pelvis", "draw_torso", "hand", "pose",
-           "smooth", "worn_colours"]
+__all__ = [
+    "SKINS",
+    "Figure",
+    "draw_arm",
+    "draw_leg",
+    "draw_pelvis",
+    "draw_torso",
+    "hand",
+    "pose",
+    "smooth",
+    "worn_colours",
+]

@@ -31,7 +31,7 @@ class View:
 
     @property
     def activity(self) -> str:
-        """"walking" or "standing"."""
+        """ "walking" or "standing"."""
         return "walking" if abs(self.stride) > 12 else "standing"
 
 
@@ -149,11 +149,11 @@ def finish(image: Image.Image, rng: np.random.Generator) -> bytes:
     if rng.random() < 0.25:
         image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 0.8))))
     pixels = np.asarray(image, np.float32)
-    gain = float(rng.uniform(0.8, 1.12)) * (1 + rng.uniform(-0.05, 0.05, 3))
-    slope = float(rng.uniform(-0.12, 0.12))
+    gain = float(rng.uniform(0.82, 1.08)) * (1 + rng.uniform(-0.035, 0.035, 3))
+    slope = float(rng.uniform(-0.1, 0.1))
     across = 1 + slope * np.linspace(-1, 1, WIDTH)[None, :, None]
     lit = pixels * (gain * across).astype(np.float32)
-    grain = float(rng.uniform(0, 5))
+    grain = float(rng.uniform(0, 4))
     lit += rng.standard_normal((HEIGHT, WIDTH, 1), np.float32) * np.float32(grain)
     stored = Image.fromarray(np.clip(lit, 0, 255).astype(np.uint8))
     out = io.BytesIO()

@@ -1,0 +1,176 @@
+"""Levels and negatives of the matching objective, on one device and on a mesh."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from tiny import network, training_batch
+
+import finetune.objective
+import pretrain.objective
+from ivt_jax.losses.cmpm import cmpm
+from ivt_jax.training.matching import masked_features, match
+from ivt_jax.training.sharding import make_mesh, to_global
+from ivt_jax.training.state import TrainState, make_step
+
+ROWS, VIEWS, WIDTH = 16, 3, 24
+LOSS = {"logits": "projection", "target_norm": "l2", "epsilon": 1e-8}
+NONE = {"strategy": "none", "image_ratio": 0.0, "text_ratio": 0.0, "positions": "sample"}
+KEY = jax.random.key(0)
+
+
+def features(rows=ROWS):
+    """(B, V, D) images and texts, and identities, some of them equal."""
+    rng = np.random.default_rng(0)
+    images, texts = rng.normal(size=(2, rows, VIEWS, WIDTH)).astype(np.float32)
+    return images, texts, (np.arange(rows) % 5).astype(np.int32)
+
+
+def stacked(x):
+    """All rows of the first view, then of the second, as the official code concatenates."""
+    return np.concatenate([x[:, v] for v in range(VIEWS)])
+
+
+def test_all_views_meet_in_one_matrix_as_in_the_official_code():
+    images, texts, identities = features()
+    expected = cmpm(stacked(images), stacked(texts), np.tile(identities, VIEWS), **LOSS)
+    for negatives in ("global", "local"):  # without a mesh both are the whole batch
+        found = match(images, texts, identities, negatives=negatives, **LOSS)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def on_mesh(function, data, fsdp):
+    mesh = make_mesh(data=data, fsdp=fsdp)
+    images, texts, identities = features()
+    batch = to_global(mesh, {"images": images, "texts": texts, "identities": identities})
+    with jax.set_mesh(mesh):
+        return jax.jit(function)(batch["images"], batch["texts"], batch["identities"])
+
+
+@pytest.mark.parametrize("mesh", [(8, 1), (2, 4)])
+def test_local_negatives_are_the_mean_over_devices(mesh):
+    images, texts, identities = features()
+    parts = [
+        cmpm(stacked(i), stacked(t), np.tile(y, VIEWS), **LOSS)
+        for i, t, y in zip(*(np.split(x, 8) for x in (images, texts, identities)), strict=True)
+    ]
+    found = on_mesh(functools.partial(match, negatives="local", **LOSS), *mesh)
+    np.testing.assert_allclose(found, np.mean(parts), rtol=1e-6)
+    assert abs(found - match(images, texts, identities, negatives="global", **LOSS)) > 0.1
+
+
+@pytest.mark.parametrize("mesh", [(8, 1), (2, 4)])
+def test_global_negatives_do_not_depend_on_the_mesh(mesh):
+    function = functools.partial(match, negatives="global", **LOSS)
+    gradients = jax.value_and_grad(function, argnums=(0, 1))
+    found, expected = on_mesh(gradients, *mesh), jax.jit(gradients)(*features())
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+@pytest.fixture(scope="module")
+def evaluate():
+    """(objective options) -> loss and metrics of the tiny network on one batch."""
+    batch = jax.tree.map(jnp.asarray, training_batch(rows=6, views=3))
+
+    def run(**options):
+        objective = finetune.objective.make_objective(
+            erase=0.0, masking=NONE, negatives="global", **LOSS, **options
+        )
+        return jax.jit(lambda: objective(network(), batch, KEY))()
+
+    image, text = jax.jit(
+        lambda: masked_features(network(), batch, KEY, erase=0.0, masking=NONE)
+    )()
+    return run, np.asarray(image), np.asarray(text), np.asarray(batch["identities"])
+
+
+def test_features_stand_in_their_rows_and_views(evaluate):
+    """What (B, V) means survives the flattening: each is the feature of its own input."""
+    _, image, text, _ = evaluate
+    batch = training_batch(rows=6, views=3)
+    pixels = jnp.asarray(batch["images"][4, 1:2] / 127.5 - 1.0, jnp.float32)
+    ids, mask = (jnp.asarray(batch[name][4, 1:2]) for name in ("token_ids", "token_mask"))
+    one_image, one_text = jax.jit(
+        lambda: (network().image_features(pixels), network().text_features(ids, mask))
+    )()
+    np.testing.assert_allclose(image[4, 1], one_image[0], atol=1e-4)
+    np.testing.assert_allclose(text[4, 1], one_text[0], atol=1e-4)
+
+
+def test_joint_levels_are_one_matrix(evaluate):
+    run, image, text, identities = evaluate
+    loss, metrics = run(levels="joint")
+    expected = cmpm(stacked(image), stacked(text), np.tile(identities, VIEWS), **LOSS)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    assert set(metrics) == {"loss"} and metrics["loss"] == loss
+
+
+def test_separate_levels_are_a_sum_of_three(evaluate):
+    run, image, text, identities = evaluate
+    loss, metrics = run(levels="separate")
+    parts = [cmpm(image[:, v], text[:, v], identities, **LOSS) for v in range(VIEWS)]
+    np.testing.assert_allclose(loss, sum(parts), rtol=1e-5)
+    names = ["loss_word", "loss_phrase", "loss_sentence"]
+    np.testing.assert_allclose([metrics[name] for name in names], parts, rtol=1e-5)
+    assert set(metrics) == {"loss", *names}
+
+
+def test_pretraining_has_one_view():
+    assert pretrain.objective.VIEWS == ("sentence",)
+    objective = pretrain.objective.make_objective(
+        erase=0.0, masking=NONE, levels="separate", negatives="global", **LOSS
+    )
+    batch = jax.tree.map(jnp.asarray, training_batch(rows=4, views=1))
+    loss, metrics = jax.jit(lambda: objective(network(), batch, KEY))()
+    assert set(metrics) == {"loss", "loss_sentence"} and loss == metrics["loss_sentence"]
+
+
+def test_masking_and_erasing_take_part(evaluate):
+    _, image, text, _ = evaluate
+    batch = jax.tree.map(jnp.asarray, training_batch(rows=6, views=3))
+    masking = NONE | {"strategy": "drop", "text_ratio": 0.5}  # no patch goes, so pixels must
+    run = jax.jit(lambda key: masked_features(network(), batch, key, erase=1.0, masking=masking))
+    found, again = run(KEY), run(jax.random.key(1))
+    for ours, plain, other in zip(found, (image, text), again, strict=True):
+        assert np.abs(ours - plain).max() > 1e-2
+        assert np.abs(ours - other).max() > 1e-2
+
+
+def toy_objective(model, batch, key):
+    """Mean squared output, with noise that tells which key a part of the batch saw."""
+    output = model(batch["x"]) + jax.random.normal(key, (1, 3))
+    loss = jnp.mean(output**2)
+    return loss, {"loss": loss}
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_accumulation_averages_gradients_of_contiguous_parts(accumulate):
+    graphdef, params = nnx.split(nnx.Linear(4, 3, rngs=nnx.Rngs(0)))
+    params = nnx.to_pure_dict(params)
+    batch = {"x": jnp.asarray(np.random.default_rng(0).normal(size=(12, 4)), jnp.float32)}
+    transform = optax.sgd(1.0)
+
+    step_key = jax.random.fold_in(KEY, 5)
+    keys = [step_key] if accumulate == 1 else jax.random.split(step_key, accumulate)
+
+    def mean_loss(params):
+        parts = jnp.split(batch["x"], accumulate)
+        model = nnx.merge(graphdef, params)
+        losses = [toy_objective(model, {"x": x}, k)[0] for x, k in zip(parts, keys, strict=True)]
+        return sum(losses) / accumulate
+
+    loss, gradient = jax.value_and_grad(mean_loss)(params)
+    state = TrainState(jnp.int32(5), params, transform.init(params))
+    step = jax.jit(make_step(toy_objective, graphdef, transform, accumulate=accumulate))
+    after, metrics = step(state, batch, KEY)
+    assert after.step == 6
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+    np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(gradient), rtol=1e-5)
+    for name in ("kernel", "bias"):
+        moved = params[name] - after.params[name]
+        np.testing.assert_allclose(moved, gradient[name], atol=1e-6)

@@ -1,0 +1,242 @@
+"""Batches as a pure function of the step: processes, resuming, threads, bad records, mixtures."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ivt_jax.data.pipeline import TrainingEntries, ViewOptions, training_batches
+from ivt_jax.data.records import DataError
+from ivt_jax.data.texts import load_tokenizer
+
+WORDS = "a man woman in red blue coat hat with bag walks , .".split()
+OPTIONS = ViewOptions(
+    views=("word", "phrase", "sentence"),
+    image_size=(24, 12),
+    text_length=12,
+    separator="none",
+    resize="bilinear",
+    pad=2,
+    flip=0.5,
+    word_level="words",
+)
+
+
+@dataclasses.dataclass
+class People:
+    """A RecordSource of drawn images; record i shows the grey value of its number."""
+
+    captions_per_record: np.ndarray
+    identities: np.ndarray
+    corrupt: frozenset = frozenset()
+    caption: str = "A man in a red coat, with a blue bag. Walks {}"
+    name: str = "people"
+
+    def __len__(self):
+        return len(self.identities)
+
+    def __getitem__(self, index):
+        stream = io.BytesIO()
+        Image.new("RGB", (12, 24), (10 * (index + 1),) * 3).save(stream, "PNG")
+        count = int(self.captions_per_record[index])
+        colours = [WORDS[4 + number % 2] for number in range(count)]
+        return {
+            "image": b"no image" if index in self.corrupt else stream.getvalue(),
+            "captions": [self.caption.format(colour) for colour in colours],
+            "words": ["man, red coat, bag"] * count,
+            "attributes": [""] * count,
+            "identity": int(self.identities[index]),
+            "source": "stub",
+            "key": f"record {index}",
+            "annotation": "",
+        }
+
+
+def people(**changes):
+    return People(np.array([2, 2, 1, 3, 2, 2, 1, 2]), np.array([0, 0, 1, 1, 2, 2, 3, 3]), **changes)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("words") / "vocab.txt"
+    path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]) + "\n")
+    return load_tokenizer(path)
+
+
+def dataset(source=None, **changes):
+    options = {"kind": "captions", "sampler": "shuffle", "group": 2, "seed": 3} | changes
+    return TrainingEntries(source or people(), **options)
+
+
+def read(tokenizer, count, *, datasets=None, weights=(1.0,), options=OPTIONS, **changes):
+    """The first `count` batches of a stream."""
+    settings = {"batch_size": 4, "seed": 11} | changes
+    stream = training_batches(
+        datasets or [dataset()], list(weights), tokenizer=tokenizer, options=options, **settings
+    )
+    batches = [next(stream) for _ in range(count)]
+    stream.close()
+    return batches
+
+
+@pytest.fixture(scope="module")
+def batches(tokenizer):
+    """Ten batches of four, one process: longer than two epochs of 15 entries."""
+    return read(tokenizer, 10)
+
+
+def assert_equal(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype, name
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def test_shapes_and_types(batches):
+    expected = {
+        "images": ((4, 3, 24, 12, 3), np.uint8),
+        "token_ids": ((4, 3, 12), np.int32),
+        "token_mask": ((4, 3, 12), np.bool_),
+        "identities": ((4,), np.int32),
+        "truncated": ((4,), np.int32),
+        "substituted": ((4, 2), np.int32),
+    }
+    assert {name: (x.shape, x.dtype) for name, x in batches[0].items()} == expected
+
+
+def test_views_are_the_levels_in_order_with_an_image_each(batches, tokenizer):
+    for batch in batches:
+        sentence = batch["token_ids"][0, 2][batch["token_mask"][0, 2]]
+        assert sentence[0] == tokenizer.class_id and len(sentence) == 12  # cut to the length
+        word = batch["token_ids"][0, 0][batch["token_mask"][0, 0]]
+        assert len(word) <= 7
+    images = np.concatenate([batch["images"] for batch in batches])
+    assert any(not np.array_equal(views[0], views[1]) for views in images), "own augmentation"
+    # Whatever the crop, all views show the same photo.
+    assert all(len({int(view.max()) for view in views}) == 1 for views in images)
+
+
+def test_an_epoch_holds_every_entry_once(tokenizer):
+    (batch,) = read(tokenizer, 1, batch_size=15)
+    shown = batch["images"][:, 0].reshape(15, -1).max(axis=1) // 10 - 1
+    assert np.bincount(shown, minlength=8).tolist() == people().captions_per_record.tolist()
+    assert (batch["identities"] == people().identities[shown]).all()
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_same_global_batches(tokenizer, batches, processes):
+    shares = [
+        read(tokenizer, 10, process=process, processes=processes) for process in range(processes)
+    ]
+    for step, expected in enumerate(batches):
+        joined = {name: np.concatenate([s[step][name] for s in shares]) for name in expected}
+        assert_equal(joined, expected)
+
+
+@pytest.mark.parametrize("start", [1, 4, 7])
+def test_resuming_needs_the_step_alone(tokenizer, batches, start):
+    for found, expected in zip(read(tokenizer, 3, start_step=start), batches[start:], strict=False):
+        assert_equal(found, expected)
+
+
+def test_resuming_in_several_processes(tokenizer, batches):
+    (found,) = read(tokenizer, 1, start_step=6, process=1, processes=2)
+    assert_equal(found, {name: value[2:] for name, value in batches[6].items()})
+
+
+@pytest.mark.parametrize("feed", [{"threads": 1, "prefetch": 1}, {"threads": 8, "prefetch": 16}])
+def test_threads_do_not_matter(tokenizer, batches, feed):
+    for found, expected in zip(read(tokenizer, 10, **feed), batches, strict=True):
+        assert_equal(found, expected)
+
+
+def test_seeds_change_augmentation_and_order(tokenizer, batches):
+    (augmented,) = read(tokenizer, 1, seed=12)
+    np.testing.assert_array_equal(augmented["identities"], batches[0]["identities"])
+    assert not np.array_equal(augmented["images"], batches[0]["images"])
+    ordered = read(tokenizer, 10, datasets=[dataset(seed=4)])
+    assert any(
+        not np.array_equal(a["identities"], b["identities"])
+        for a, b in zip(ordered, batches, strict=True)
+    )
+
+
+def test_a_bad_record_is_replaced_and_all_others_stay(tokenizer, batches):
+    broken = dataset(people(corrupt=frozenset([5])), number=2)
+    found = read(tokenizer, 10, datasets=[broken])
+    replaced = 0
+    for ours, theirs in zip(found, batches, strict=True):
+        for row in range(4):
+            was_bad = theirs["images"][row].max() == 60  # the grey of record 5
+            assert ours["substituted"][row].tolist() == ([3, 5] if was_bad else [0, 0])
+            if was_bad:
+                replaced += 1
+                assert ours["images"][row].max() == 70 and ours["identities"][row] == 3
+            else:
+                for name in ("images", "token_ids", "token_mask", "identities"):
+                    np.testing.assert_array_equal(ours[name][row], theirs[name][row])
+    assert replaced >= 4
+
+
+def test_two_bad_records_in_a_row_report_the_first(tokenizer):
+    broken = dataset(people(corrupt=frozenset([0, 1])))
+    (batch,) = read(tokenizer, 1, batch_size=15, datasets=[broken])
+    assert batch["images"].reshape(15, -1).max(axis=1).min() == 30
+    reported = batch["substituted"][batch["substituted"][:, 0] > 0]
+    assert sorted(reported[:, 1].tolist()) == [0, 0, 1, 1]
+
+
+def test_a_dataset_without_one_good_image_is_an_error(tokenizer):
+    hopeless = dataset(people(corrupt=frozenset(range(8))))
+    with pytest.raises(DataError, match="people cannot be read"):
+        hopeless.sample(0, np.random.default_rng(0), tokenizer=tokenizer, options=OPTIONS)
+
+
+def test_cut_texts_are_counted(tokenizer, batches):
+    # The sentence has 14 words and the length is 12: one text of three is cut, phrases never.
+    assert all((batch["truncated"] == 1).all() for batch in batches)
+    longer = dataclasses.replace(OPTIONS, text_length=20)
+    (batch,) = read(tokenizer, 1, options=longer)
+    assert not batch["truncated"].any()
+
+
+def test_mixtures_keep_their_proportions_and_never_share_identities(tokenizer):
+    datasets = [dataset(), dataset(people(), number=1, identity_offset=4)]
+    found = read(tokenizer, 1, datasets=datasets, weights=(3.0, 1.0), batch_size=80)
+    identities = found[0]["identities"]
+    assert (identities >= 4).sum() == 20
+    assert set(identities.tolist()) == set(range(8))
+
+
+def test_parts_of_a_mixture_are_the_streams_themselves(tokenizer, batches):
+    datasets = [dataset(), dataset(people(), number=1, identity_offset=4)]
+    (mixed,) = read(tokenizer, 1, datasets=datasets, weights=(0.5, 0.5), batch_size=16)
+    first = {name: x[mixed["identities"] < 4] for name, x in mixed.items()}
+    assert_equal(
+        first, {name: np.concatenate([batches[0][name], batches[1][name]]) for name in first}
+    )
+
+
+def test_image_entries_draw_one_of_the_captions(tokenizer):
+    entries = dataset(kind="images")
+    assert len(entries.order) == 8
+    options = dataclasses.replace(OPTIONS, views=("sentence",), text_length=20)
+    (batch,) = read(tokenizer, 1, datasets=[entries], options=options, batch_size=8 * 12)
+    shown = batch["images"][:, 0].reshape(len(batch["images"]), -1).max(axis=1) // 10 - 1
+    assert (np.bincount(shown) == 12).all()
+    texts = {record: {tuple(t) for t in batch["token_ids"][shown == record, 0]} for record in (2, 3)}
+    assert len(texts[2]) == 1 and len(texts[3]) == 2  # captions differ by the parity of their number
+
+
+def test_identity_groups_stand_together(tokenizer):
+    entries = dataset(sampler="identity", group=2)
+    (batch,) = read(tokenizer, 1, datasets=[entries], batch_size=12)
+    pairs = batch["identities"].reshape(-1, 2)
+    assert (pairs[:, 0] == pairs[:, 1]).all()
+
+
+def test_reading_processes_do_not_matter(tokenizer, batches):
+    for found, expected in zip(read(tokenizer, 4, workers=2), batches, strict=False):
+        assert_equal(found, expected)

@@ -1,0 +1,193 @@
+"""The rules cover every parameter, and the step is the same on every mesh."""
+
+import dataclasses
+import re
+import warnings
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from tiny import CONFIG, training_batch
+
+from finetune.objective import make_objective
+from ivt_jax.model.ivt import IVTConfig
+from ivt_jax.training import sharding
+from ivt_jax.training.optimizer import make_optimizer
+from ivt_jax.training.sharding import BATCH, REPLICATED, make_mesh, parameter_spec, path_name
+from ivt_jax.training.state import abstract_state, create_state, make_step, split_model
+
+STEPS = 3
+RANDOM = dataclasses.replace(CONFIG, layers="scan", drop_path=0.2, text_dropout=0.1)
+MESHES = {"one device": (1, 1), "data": (8, 1), "data and fsdp": (4, 2), "fsdp": (1, 8)}
+
+
+def mesh_of(shape):
+    if shape != (1, 1):
+        return make_mesh(data=shape[0], fsdp=shape[1])
+    return jax.make_mesh(
+        shape, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:1]
+    )
+
+
+def objective(**changes):
+    masking = {
+        "strategy": "drop",
+        "image_ratio": 0.3,
+        "text_ratio": 0.3,
+        "positions": "sample",
+    }
+    options = {"levels": "joint", "negatives": "global", "epsilon": 1e-8} | changes
+    return make_objective(erase=0.5, masking=masking, **options)
+
+
+def optimizer():
+    return make_optimizer(
+        name="sgd",
+        schedule=lambda step: 1e-2 + 0.0 * step,
+        bias_schedule=lambda step: 2e-2 + 0.0 * step,
+        weight_decay=1e-2,
+        decay="all",
+        momentum=0.9,
+        beta1=0.9,
+        beta2=0.98,
+        epsilon=1e-8,
+        clip_norm=1.0,
+    )
+
+
+def jitted_step(shape, config=RANDOM):
+    """(mesh, fresh state, jitted step, global batch) as training.loop makes them."""
+    mesh, transform = mesh_of(shape), optimizer()
+    graphdef, _ = split_model(config)
+    _, shardings = abstract_state(config, transform, mesh=mesh)
+    batch_sharding, replicated = NamedSharding(mesh, BATCH), NamedSharding(mesh, REPLICATED)
+    step = jax.jit(
+        make_step(objective(), graphdef, transform),
+        donate_argnums=0,
+        in_shardings=(shardings, batch_sharding, replicated),
+        out_shardings=(shardings, replicated),
+    )
+    with jax.set_mesh(mesh):
+        state = create_state(config, transform, shardings=shardings, seed=0)
+    batch = sharding.to_global(mesh, training_batch(rows=8, views=3))
+    return mesh, state, step, batch
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """Mesh name -> losses, gradient norms and parameters after three steps, and the step."""
+    found = {}
+    for name, shape in MESHES.items():
+        mesh, state, step, batch = jitted_step(shape)
+        first, metrics = state, []
+        with jax.set_mesh(mesh), warnings.catch_warnings():
+            warnings.simplefilter("error")  # "donated buffers were not usable" is a warning
+            for _ in range(STEPS):
+                state, values = step(state, batch, jax.random.key(5))
+                metrics.append([float(values["loss"]), float(values["gradient_norm"])])
+        found[name] = {
+            "metrics": metrics,
+            "params": jax.device_get(state.params),
+            "compilations": step._cache_size(),
+            "donated": [x.is_deleted() for x in jax.tree.leaves(first)],
+            "state": state,
+        }
+    return found
+
+
+@pytest.mark.parametrize("name", ["data", "data and fsdp", "fsdp"])
+def test_every_mesh_computes_the_same(runs, name):
+    ours, alone = runs[name], runs["one device"]
+    np.testing.assert_allclose(ours["metrics"], alone["metrics"], rtol=2e-5)
+    losses = np.array(alone["metrics"])[:, 0]
+    assert len(set(losses)) == STEPS
+    for path, value in jax.tree_util.tree_leaves_with_path(ours["params"]):
+        expected = alone["params"]
+        for key in path:
+            expected = expected[key.key]
+        np.testing.assert_allclose(value, expected, atol=1e-5, err_msg=path_name(path))
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_the_step_compiles_once_and_gives_its_buffers_back(runs, name):
+    assert runs[name]["compilations"] == 1
+    assert all(runs[name]["donated"])
+
+
+def test_the_state_is_born_and_stays_where_the_rules_say(runs):
+    state = runs["data and fsdp"]["state"]
+    mesh = mesh_of((4, 2))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
+        spec = parameter_spec(path_name(path), leaf.ndim)
+        assert leaf.sharding.is_equivalent_to(NamedSharding(mesh, spec), leaf.ndim)
+    split = state.params["blocks"]["mlp_image"]["up"]["kernel"]
+    assert split.addressable_shards[0].data.shape == (2, 16, 128)
+    moments = [x for x in jax.tree.leaves(state.opt_state) if x.shape == split.shape]
+    assert moments
+    assert all(
+        {s.data.shape for s in x.addressable_shards} & {(2, 16, 128), (2, 64, 32)} for x in moments
+    )
+
+
+def collectives(text):
+    kinds = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
+    return {kind: len(re.findall(rf"\b{kind}(?:-start)?\(", text)) for kind in kinds}
+
+
+def compiled_text(shape, config=RANDOM):
+    mesh, state, step, batch = jitted_step(shape, config)
+    with jax.set_mesh(mesh):
+        return step.lower(state, batch, jax.random.key(0)).compile().as_text()
+
+
+@pytest.mark.parametrize("layers", ["scan", "unroll"])
+def test_parameters_travel_and_activations_stay(layers):
+    found = collectives(compiled_text((4, 2), dataclasses.replace(RANDOM, layers=layers)))
+    print(layers, found)
+    assert found["all-to-all"] == 0 and found["collective-permute"] == 0, found
+    assert found["all-gather"] > 0 and found["all-reduce"] > 0, "else nothing was split"
+
+
+def test_every_parameter_has_exactly_one_rule():
+    _, shapes = split_model(IVTConfig())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        name = path_name(path)
+        matching = [p for p, _ in sharding.RULES if re.fullmatch(p, name)]
+        assert len(matching) == 1, (name, matching)
+        assert len(parameter_spec(name, leaf.ndim)) == leaf.ndim
+
+
+def test_large_parameters_are_split_and_small_ones_are_not():
+    _, shapes = split_model(IVTConfig())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        split = "fsdp" in parameter_spec(path_name(path), leaf.ndim)
+        assert split == (leaf.size > 300_000), path_name(path)
+
+
+@pytest.mark.parametrize("name", ["blocks/attention/qkv/kernel/value", "head/kernel", ""])
+def test_a_parameter_without_a_rule_is_an_error(name):
+    with pytest.raises(ValueError, match="no sharding rule"):
+        parameter_spec(name, 2)
+
+
+def test_a_state_leaf_without_a_rule_is_an_error():
+    mesh = mesh_of((1, 1))
+    unknown = {"opt_state": {"head": {"kernel": jax.ShapeDtypeStruct((4, 4), np.float32)}}}
+    with pytest.raises(ValueError, match="head/kernel"):
+        sharding.state_shardings(mesh, unknown)
+    count = {"opt_state": {"count": jax.ShapeDtypeStruct((), np.int32)}}
+    assert sharding.state_shardings(mesh, count)["opt_state"]["count"].spec == PartitionSpec()
+
+
+def test_a_mesh_that_does_not_fit_the_devices_is_an_error():
+    with pytest.raises(ValueError, match="mesh.data=3 x mesh.fsdp=2 = 6, but there are 8"):
+        make_mesh(data=3, fsdp=2)
+    with pytest.raises(ValueError, match="8 devices"):
+        make_mesh(data=-1, fsdp=3)
+    assert make_mesh(data=-1, fsdp=2).shape == {"data": 4, "fsdp": 2}
+
+
+def test_without_a_mesh_nothing_is_constrained():
+    tree = {"a": np.ones(3)}
+    assert sharding.gathered(tree) is tree and sharding.batch_sharded(tree) is tree
