@@ -34,7 +34,9 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=policy, cleanup_tmp_directories=True
+                preservation_policy=policy,
+                best_fn=_score,  # without it Orbax writes no metrics
+                cleanup_tmp_directories=True,
             ),
             item_names=("params", "optimizer"),
         )

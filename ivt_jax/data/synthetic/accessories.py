@@ -65,99 +65,61 @@ def draw_head(canvas: Canvas, figure: Figure) -> None:
 
 
 def _draw_hair(canvas: Canvas, figure: Figure, style: str, colour: RGB) -> None:
-    dark = darker(colour, 0.2)
     if style == "curly":
-        spots = [
-            (-4.6, 4),
-            (-2.6, 1.4),
-            (0.4, 0.4),
-            (3.2, 1.6),
-            (4.8, 4.2),
-            (-5.6, 7.2),
-            (5.6, 7.4),
-        ]
-        if figure.profile:
-            spots = [(x - 1.4, y) for x, y in spots[:5]] + [(-5.6, 8), (-4.6, 11)]
-        elif figure.facing == "back":
-            spots += [(-4, 11), (0, 12), (4, 11), (0, 6), (-3, 8), (3, 8)]
+        spots = _CURLS[figure.facing if figure.facing in _CURLS else "profile"]
         for x, y in spots:
             canvas.ellipse(x, y, 2.9, 2.8, colour)
-        return
-    if figure.profile:
-        canvas.blob(
-            [
-                (4.6, 4),
-                (3, 0.4),
-                (-2, -0.2),
-                (-6, 3.4),
-                (-6, 9),
-                (-4, 13),
-                (-2, 11),
-                (-1, 7),
-                (1.4, 5),
-            ],
-            colour,
-        )
-        if style == "long":
-            canvas.blob([(-5, 4), (-1.4, 6), (-1.6, 15), (-3, 25), (-8, 25), (-7.6, 13)], colour)
-        elif style == "ponytail":
-            canvas.blob([(-5, 2.4), (-9, 4), (-11.4, 12), (-9.4, 20), (-8, 12)], dark)
-        elif style == "bun":
-            canvas.ellipse(-7.2, 2.6, 3.3, 3.1, dark)
-        return
-    if figure.facing == "back":
-        low = {"long": 27.0, "short": 14.0}.get(style, 13.0)
-        wide = 8.0 if style == "long" else 5.0
-        canvas.blob(
-            [
-                (-5.8, 6),
-                (-4, 1),
-                (0, -0.6),
-                (4, 1),
-                (5.8, 6),
-                (wide, low - 3),
-                (wide / 2, low),
-                (-wide / 2, low),
-                (-wide, low - 3),
-            ],
-            colour,
-        )
-        if style == "ponytail":
-            canvas.blob([(-1.4, 5), (1.4, 5), (3, 14), (1.2, 25), (-1.2, 25), (-3, 14)], dark)
-            canvas.ellipse(0, 5.4, 1.8, 1.2, lighter(dark, 0.4))
-        elif style == "bun":
-            canvas.ellipse(0, 1.2, 3.8, 3.4, dark)
-        return
+    elif figure.profile:
+        _hair_profile(canvas, style, colour)
+    elif figure.facing == "back":
+        _hair_back(canvas, style, colour)
+    else:
+        _hair_front(canvas, style, colour)
+
+
+_FRINGE = ((-4.6, 4), (-2.6, 1.4), (0.4, 0.4), (3.2, 1.6), (4.8, 4.2), (-5.6, 7.2), (5.6, 7.4))
+_CURLS = {
+    "front": _FRINGE,
+    "back": (*_FRINGE, (-4, 11), (0, 12), (4, 11), (0, 6), (-3, 8), (3, 8)),
+    "profile": ((-6, 4), (-4, 1.4), (-1, 0.4), (1.8, 1.6), (3.4, 4.2), (-5.6, 8), (-4.6, 11)),
+}
+
+
+def _hair_profile(canvas: Canvas, style: str, colour: RGB) -> None:
+    cap = [(4.6, 4), (3, 0.4), (-2, -0.2), (-6, 3.4), (-6, 9), (-4, 13), (-2, 11), (-1, 7)]
+    canvas.blob([*cap, (1.4, 5)], colour)
+    dark = darker(colour, 0.2)
+    if style == "long":
+        fall = [(-5, 4), (-1.4, 6), (-1.6, 15), (-3, 25), (-8, 25), (-7.6, 13)]
+        canvas.blob(fall, colour)
+    elif style == "ponytail":
+        canvas.blob([(-5, 2.4), (-9, 4), (-11.4, 12), (-9.4, 20), (-8, 12)], dark)
+    elif style == "bun":
+        canvas.ellipse(-7.2, 2.6, 3.3, 3.1, dark)
+
+
+def _hair_back(canvas: Canvas, style: str, colour: RGB) -> None:
+    low = {"long": 27.0, "short": 14.0}.get(style, 13.0)
+    wide = 8.0 if style == "long" else 5.0
+    fall = [(wide, low - 3), (wide / 2, low), (-wide / 2, low), (-wide, low - 3)]
+    canvas.blob([(-5.8, 6), (-4, 1), (0, -0.6), (4, 1), (5.8, 6), *fall], colour)
+    dark = darker(colour, 0.2)
+    if style == "ponytail":
+        canvas.blob([(-1.4, 5), (1.4, 5), (3, 14), (1.2, 25), (-1.2, 25), (-3, 14)], dark)
+        canvas.ellipse(0, 5.4, 1.8, 1.2, lighter(dark, 0.4))
+    elif style == "bun":
+        canvas.ellipse(0, 1.2, 3.8, 3.4, dark)
+
+
+def _hair_front(canvas: Canvas, style: str, colour: RGB) -> None:
     if style == "bun":
-        canvas.ellipse(0, -1.4, 3.4, 2.9, dark)
-    canvas.blob(
-        [
-            (-5.8, 8.4),
-            (-5.6, 3),
-            (-2.6, -0.2),
-            (2.6, -0.2),
-            (5.6, 3),
-            (5.8, 8.4),
-            (4.4, 5),
-            (1, 4.4),
-            (-2.6, 5),
-            (-4.4, 5.2),
-        ],
-        colour,
-    )
+        canvas.ellipse(0, -1.4, 3.4, 2.9, darker(colour, 0.2))
+    crown = [(-5.8, 8.4), (-5.6, 3), (-2.6, -0.2), (2.6, -0.2), (5.6, 3), (5.8, 8.4)]
+    canvas.blob([*crown, (4.4, 5), (1, 4.4), (-2.6, 5), (-4.4, 5.2)], colour)
     if style == "long":
         for d in (-1, 1):
-            canvas.blob(
-                [
-                    (d * 4.4, 4),
-                    (d * 6.2, 6),
-                    (d * 7.4, 16),
-                    (d * 7.4, 25),
-                    (d * 4.6, 25),
-                    (d * 5, 14),
-                ],
-                colour,
-            )
+            fall = [(4.4, 4), (6.2, 6), (7.4, 16), (7.4, 25), (4.6, 25), (5, 14)]
+            canvas.blob([(d * x, y) for x, y in fall], colour)
 
 
 def _draw_glasses(canvas: Canvas, figure: Figure) -> None:

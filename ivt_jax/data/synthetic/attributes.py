@@ -1,4 +1,4 @@
-"""What a drawn pedestrian looks like: colours, attribute values, look-alikes and what a view hides."""
+"""What a drawn pedestrian looks like: colours, attributes, look-alikes and what a view hides."""
 
 import numpy as np
 
@@ -55,7 +55,7 @@ HELD = {"none": 6.0, "phone": 1.0, "cup": 1.0, "book": 1.0}
 SIDES = ("left", "right")
 FACINGS = {"front": 0.42, "back": 0.24, "left": 0.17, "right": 0.17}
 
-# Names in the order of annotations. `bag_side` is drawn but never told, as training may flip images.
+# In the order of annotations. `bag_side` is drawn but never told: training may flip images.
 ATTRIBUTES = (
     *("gender", "hair_style", "hair_colour", "hat", "hat_colour", "glasses"),
     *("upper", "upper_colour", "pattern", "pattern_colour", "inner_colour"),

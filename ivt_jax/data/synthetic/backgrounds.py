@@ -15,7 +15,6 @@ from ivt_jax.data.synthetic.drawing import (
     pick,
 )
 
-PLACES = ("street", "park", "room", "shop", "station", "beach")
 _WALLS: tuple[RGB, ...] = (
     (226, 214, 198),
     (204, 216, 216),

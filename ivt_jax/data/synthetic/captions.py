@@ -79,6 +79,7 @@ class Teller:
         self.pronoun, self.possessive = words.PRONOUNS[gender]
 
     def colour(self, name: str) -> str:
+        """A word for the colour; "" if untold."""
         value = self.told[name]
         return "" if value == "none" else pick(self.rng, words.COLOUR_WORDS[value])
 
@@ -117,6 +118,7 @@ class Teller:
         return ("", after) if after and self.rng.random() < 0.6 else (before, after)
 
     def hair(self) -> str:
+        """The hair with style and colour; "" if neither is told."""
         style, colour = self.told["hair_style"], self.told["hair_colour"]
         if style == colour == "none":
             return ""

@@ -1,4 +1,4 @@
-"""A small vector canvas over Pillow: shapes in local units, drawn large and reduced for smooth edges.
+"""A small vector canvas over Pillow: shapes in local units, drawn large, reduced for smooth edges.
 
 Every shape also widens the box of the part that is being drawn, so annotations come for free.
 """
@@ -95,7 +95,8 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 @functools.lru_cache(maxsize=1)
 def _soft_disc() -> Image.Image:
     """A blurred white disc on black, from which every soft shadow is stretched."""
-    return Image.radial_gradient("L").resize((64, 64)).point(lambda v: max(0, 255 - 2 * v))
+    fall = [max(0, 255 - 2 * v) for v in range(256)]
+    return Image.radial_gradient("L").resize((64, 64)).point(fall)
 
 
 class Canvas:
@@ -202,7 +203,7 @@ class Canvas:
         (x0, y0), (x1, y1) = self.pixels([(x - rx, y - ry), (x + rx, y + ry)])
         self._part = part
         size = max(1, round(abs(x1 - x0))), max(1, round(y1 - y0))
-        mask = _soft_disc().resize(size).point(lambda v: int(v * strength))
+        mask = _soft_disc().resize(size).point([int(v * strength) for v in range(256)])
         self.image.paste((16, 18, 38), (round(min(x0, x1)), round(y0)), mask)
 
     def text(self, x: float, y: float, words: str, size: float, colour: RGB) -> None:

@@ -19,7 +19,6 @@ from ivt_jax.data.synthetic.drawing import (
     lighter,
     limb_outline,
     mix,
-    smooth,
 )
 
 SKINS: tuple[RGB, ...] = (
@@ -65,7 +64,8 @@ def worn_colours(attributes: dict[str, str], rng: np.random.Generator) -> dict[s
         value = attributes[name]
         shift = rng.integers(-9, 10, 3)
         if value in COLOURS and name != "hair_colour":
-            worn[name] = tuple(int(np.clip(c + d, 8, 252)) for c, d in zip(COLOURS[value], shift))
+            r, g, b = np.clip(np.array(COLOURS[value]) + shift, 8, 252)
+            worn[name] = (int(r), int(g), int(b))
     return worn
 
 
@@ -148,9 +148,18 @@ def draw_leg(canvas: Canvas, figure: Figure, d: int) -> None:
         skin = darker(figure.skin, shade)
         canvas.limb(hip, knee, 8.2 * width, 5.6, skin)
         canvas.limb(knee, ankle, 5.6, 4.0, skin)
-    draw_shoe(canvas, figure, d, shade)
-    if lower not in ("none", "skirt"):
+    draw_shod_leg(canvas, figure, d, shade)
+
+
+def draw_shod_leg(canvas: Canvas, figure: Figure, d: int, shade: float = 0.0) -> None:
+    """Shoe and trouser leg: boots are worn over it, other shoes under it."""
+    boots = figure.attributes["shoes"] == "boots"
+    if not boots and figure.attributes["shoes"] != "none":
+        draw_shoe(canvas, figure, d, shade)
+    if figure.attributes["lower"] not in ("none", "skirt"):
         draw_trouser_leg(canvas, figure, d, shade)
+    if boots:
+        draw_shoe(canvas, figure, d, shade)
 
 
 def draw_trouser_leg(canvas: Canvas, figure: Figure, d: int, shade: float = 0.0) -> None:
@@ -388,17 +397,3 @@ def _beyond(start: Point, end: Point, length: float) -> Point:
 def hand(figure: Figure, d: int) -> Point:
     """Where the hand of a screen side is."""
     return _beyond(figure.arms[d][1], figure.arms[d][2], 1.7)
-
-
-__all__ = [
-    "SKINS",
-    "Figure",
-    "draw_arm",
-    "draw_leg",
-    "draw_pelvis",
-    "draw_torso",
-    "hand",
-    "pose",
-    "smooth",
-    "worn_colours",
-]

@@ -320,14 +320,9 @@ def draw_clothes(canvas: Canvas, body: figure.Figure) -> None:
     accessories.draw_umbrella(canvas, body)
     if worn["bag"] == "suitcase":
         accessories.draw_suitcase(canvas, body)
-    if worn["lower"] != "none":
-        if worn["lower"] != "skirt":
-            for d in (-1, 1):
-                figure.draw_trouser_leg(canvas, body, d)
-        figure.draw_pelvis(canvas, body)
-    if worn["shoes"] != "none":
-        for d in (-1, 1):
-            figure.draw_shoe(canvas, body, d)
+    for d in (-1, 1):
+        figure.draw_shod_leg(canvas, body, d)
+    figure.draw_pelvis(canvas, body)
     if worn["upper"] != "none":
         for d in (-1, 1):
             figure.draw_sleeve(canvas, body, d, 0.08)

@@ -11,8 +11,8 @@ def oracle_scores(records: PeopleRecords) -> tuple[np.ndarray, np.ndarray, np.nd
     """Scores of a reader that knows every attribute a caption tells and an image shows.
 
     Returns scores float64 (Q, G): over the told attributes, agreement counts 1, what the image
-    hides 0.5 and disagreement 0, and each told fact about the view 0.1; then the identities of the queries (Q,) and the gallery (G,).
-    A query is a caption, the gallery every image.
+    hides 0.5 and disagreement 0, and each told fact about the view 0.1; then the identities of the
+    queries (Q,) and the gallery (G,). A query is a caption, the gallery every image.
     """
     described = [records.describe(i) for i in range(len(records))]
     notes = [json.loads(record["annotation"]) for record in described]

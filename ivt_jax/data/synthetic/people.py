@@ -19,7 +19,7 @@ class View:
     """Everything that differs between two images of one person."""
 
     facing: str  # "front" | "back" | "left" | "right"
-    place: str  # one of backgrounds.PLACES
+    place: str  # a backdrop of backgrounds.py
     occluder: str  # "none" | "pole" | "bush" | "car" | "crate"
     crop: str  # "whole" | "feet": the lower frame cuts the feet off
     stride: float  # swing of the legs in degrees

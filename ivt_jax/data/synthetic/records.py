@@ -103,7 +103,8 @@ def people_records(split: str, *, seed: int = 0, identities: int | None = None) 
     Raises ValueError for an unknown split or a bad number of identities.
     """
     split_number(split)
-    return PeopleRecords(split, seed=seed, identities=identities or IDENTITIES[split])
+    count = IDENTITIES[split] if identities is None else identities
+    return PeopleRecords(split, seed=seed, identities=count)
 
 
 class SceneRecords:
@@ -150,7 +151,7 @@ def scene_records(split: str, *, seed: int = 0, scenes: int | None = None) -> Sc
     place, layout, items and outfit. Raises ValueError for an unknown split or a bad number.
     """
     split_number(split, tuple(SCENES))
-    return SceneRecords(split, seed=seed, scenes=scenes or SCENES[split])
+    return SceneRecords(split, seed=seed, scenes=SCENES[split] if scenes is None else scenes)
 
 
 def vocabulary() -> list[str]:

@@ -29,8 +29,8 @@ THINGS = {  # kind -> singular, plural
     "notebook": (("book", "notebook"), ("books", "notebooks")),
     "sign": (("sign", "road sign"), ("signs",)),
 }
-NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four"}
-RELATIONS = {  # layout -> relations of the first thing to the second, and of the second to the first
+NUMBERS = {2: "two", 3: "three", 4: "four"}
+RELATIONS = {  # layout -> relations of the first thing to the second, and the other way round
     "row": (
         ("to the left of", "next to", "beside", "near", "left of"),
         ("to the right of", "next to", "beside", "close to", "right of"),

@@ -9,11 +9,8 @@ from ivt_jax.data.synthetic.attributes import COLOURS, PATTERNS, random_attribut
 from ivt_jax.data.synthetic.captions import Teller, article, capital, listed
 from ivt_jax.data.synthetic.drawing import (
     HEIGHT,
-    SCALE,
     WIDTH,
     Canvas,
-    generator,
-    lighter,
     pick,
     weighted,
 )

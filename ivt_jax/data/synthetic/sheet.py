@@ -18,7 +18,7 @@ def contact_sheet(*, seed: int = 0, rows: int = 2, scenes: int = 13) -> Image.Im
 
     The images of an identity stand side by side, with one of their captions below.
     """
-    column = (_SHEET_WIDTH - 2 * _MARGIN) // 4
+    column = (_SHEET_WIDTH - 2 * _MARGIN - 3 * WIDTH - 2 * _GAP) // 3
     block = HEIGHT + 118
     height = _MARGIN + rows * (block + 34) + HEIGHT + 150
     sheet = Image.new("RGB", (_SHEET_WIDTH, height), _PAPER)

@@ -1,0 +1,226 @@
+"""What a checkpoint promises: bit-equal on any mesh, never torn, never silently forgotten."""
+
+import gc
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ivt_jax.errors import UserError
+from ivt_jax.training.checkpoint import (
+    Checkpoints,
+    choose_step,
+    restore_params,
+    saved_metrics,
+    saved_steps,
+)
+from ivt_jax.training.sharding import make_mesh, state_shardings
+from ivt_jax.training.state import TrainState
+
+# A restore that fails leaves coroutines of Orbax behind, which complain when they are collected.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def collect_coroutines():
+    yield
+    gc.collect()
+
+
+SHAPES = {"blocks": {"mlp_text": {"up": {"kernel": (2, 64, 256), "bias": (2, 256)}}}}
+SHAPES["norm"] = {"scale": (64,)}
+OPTIMIZER = optax.adam(0.1)
+
+
+def fresh_state(step=0, shapes=SHAPES):
+    rng = np.random.default_rng(step)
+    params = jax.tree.map(
+        lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32),
+        shapes,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+    return TrainState(jnp.int32(step), params, OPTIMIZER.init(params))
+
+
+def on_mesh(state, data, fsdp):
+    """The state laid out on a mesh, its shapes and its shardings."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+    shardings = state_shardings(make_mesh(data=data, fsdp=fsdp), shapes)
+    return jax.device_put(state, shardings), shapes, shardings
+
+
+def save(workdir, steps, *, keep=2):
+    """Saves steps with the given scores; None = without an evaluation."""
+    with Checkpoints(workdir, keep=keep) as checkpoints:
+        for step, score in steps.items():
+            metrics = {} if score is None else {"score": score, "val_R1": score / 2}
+            checkpoints.save(fresh_state(step), metrics=metrics)
+        checkpoints.wait()
+
+
+def restore(workdir, state, mesh=(8, 1)):
+    _, shapes, shardings = on_mesh(state, *mesh)
+    with Checkpoints(workdir, keep=2) as checkpoints:
+        return checkpoints.restore_newest(shapes, shardings), shardings
+
+
+def assert_bit_equal(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("mesh", [(8, 1), (2, 4), (1, 8)])
+def test_the_newest_comes_back_bit_equal_on_another_mesh(tmp_path, mesh):
+    state, _, _ = on_mesh(fresh_state(7), 4, 2)
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(fresh_state(3), metrics={"score": 99.0})
+        checkpoints.save(state, metrics={})
+        checkpoints.wait()
+    found, shardings = restore(tmp_path, state, mesh)
+    assert_bit_equal(found, state)
+    for leaf, sharding in zip(jax.tree.leaves(found), jax.tree.leaves(shardings), strict=True):
+        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+
+
+def test_a_new_run_has_nothing_to_restore(tmp_path):
+    assert restore(tmp_path, fresh_state())[0] is None
+
+
+def test_steps_after_a_save_do_not_reach_into_it(tmp_path):
+    """The step donates its buffers while the save still writes: the file must hold the old ones."""
+    shapes = {"blocks": {"mlp_text": {"up": {"kernel": (4, 1024, 1024)}}}}
+    state, abstract, shardings = on_mesh(fresh_state(1, shapes), 4, 2)
+    expected = jax.device_get(jax.tree.map(lambda x: x + 0, state))
+
+    def change(state):
+        return TrainState(
+            state.step + 1,
+            jax.tree.map(lambda x: -2.0 * x + 1.0, state.params),
+            jax.tree.map(lambda x: x + 1, state.opt_state),
+        )
+
+    step = jax.jit(change, donate_argnums=0, in_shardings=(shardings,), out_shardings=shardings)
+    warm, _, _ = on_mesh(fresh_state(0, shapes), 4, 2)
+    jax.block_until_ready(step(warm))
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(state, metrics={})
+        donated = state
+        for _ in range(20):
+            state = step(state)
+        jax.block_until_ready(state)
+        checkpoints.wait()
+        found = checkpoints.restore_newest(abstract, shardings)
+    assert all(x.is_deleted() for x in jax.tree.leaves(donated.params)), "else none was donated"
+    assert_bit_equal(found, expected)
+
+
+def test_the_newest_and_the_best_stay(tmp_path):
+    save(tmp_path, {1: 10.0, 2: 50.0, 3: None, 4: 30.0, 5: 20.0, 6: None}, keep=2)
+    assert saved_steps(tmp_path) == [2, 5, 6]
+    assert choose_step(tmp_path) == 2
+    assert choose_step(tmp_path, 5) == 5
+    assert saved_metrics(tmp_path, 2) == {"score": 50.0, "val_R1": 25.0}
+
+
+def test_without_scores_the_newest_is_chosen(tmp_path):
+    save(tmp_path, {1: None, 2: None, 3: None, 4: None}, keep=2)
+    assert saved_steps(tmp_path)[-2:] == [3, 4]
+    assert choose_step(tmp_path) == 4
+
+
+def test_of_equal_scores_the_later_is_chosen(tmp_path):
+    save(tmp_path, {1: 5.0, 2: 5.0}, keep=3)
+    assert choose_step(tmp_path) == 2
+
+
+def test_the_best_of_an_earlier_process_stays(tmp_path):
+    save(tmp_path, {1: 50.0, 2: 10.0}, keep=1)
+    save(tmp_path, {3: 20.0, 4: 30.0}, keep=1)
+    assert saved_steps(tmp_path) == [1, 4]
+
+
+def test_choosing_what_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="holds no checkpoints"):
+        choose_step(tmp_path)
+    save(tmp_path, {1: 5.0})
+    with pytest.raises(UserError, match="no checkpoint of step 9"):
+        choose_step(tmp_path, 9)
+
+
+def test_an_unfinished_save_is_no_checkpoint(tmp_path):
+    save(tmp_path, {1: 5.0})
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(folder / "1", folder / "2.orbax-checkpoint-tmp")
+    assert saved_steps(tmp_path) == [1]
+    found, _ = restore(tmp_path, fresh_state(1))
+    assert found is not None and found.step == 1
+
+
+def damage(step, how):
+    """Spoils the parameters (or the optimizer) of one saved step."""
+    if how == "half a file":
+        largest = max((step / "params").rglob("*"), key=lambda f: f.is_file() * f.stat().st_size)
+        largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    elif how == "flipped bytes":
+        largest = max((step / "params").rglob("*"), key=lambda f: f.is_file() * f.stat().st_size)
+        content = bytearray(largest.read_bytes())
+        for place in range(len(content) // 4, len(content), 997):
+            content[place] ^= 0xFF
+        largest.write_bytes(content)
+    elif how == "no metadata":
+        (step / "params" / "_METADATA").unlink()
+    else:
+        shutil.rmtree(step / how)
+
+
+@pytest.mark.parametrize(
+    "how", ["half a file", "flipped bytes", "no metadata", "params", "optimizer"]
+)
+def test_a_damaged_newest_step_is_an_error_and_never_a_fresh_start(tmp_path, how):
+    save(tmp_path, {1: None, 2: None})
+    damage(tmp_path / "checkpoints" / "2", how)
+    with pytest.raises(UserError, match="cannot be restored") as caught:
+        restore(tmp_path, fresh_state(2))
+    assert caught.value.exit_code == 4 and str(tmp_path / "checkpoints" / "2") in str(caught.value)
+    # The advice in the message works.
+    shutil.move(tmp_path / "checkpoints" / "2", tmp_path / "damaged")
+    assert_bit_equal(restore(tmp_path, fresh_state(1))[0], fresh_state(1))
+
+
+def test_a_step_without_readable_metrics_is_an_error(tmp_path):
+    save(tmp_path, {1: 5.0, 2: 6.0})
+    (tmp_path / "checkpoints" / "2" / "metrics" / "metrics").write_text('{"score": 6')
+    with pytest.raises(UserError) as caught:
+        restore(tmp_path, fresh_state(2))
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {**SHAPES, "norm": {"scale": (32,)}},
+        {**SHAPES, "norm": {"scale": (64,), "bias": (64,)}},
+        {"norm": SHAPES["norm"]},
+    ],
+)
+def test_another_model_is_an_error(tmp_path, shapes):
+    save(tmp_path, {2: None})
+    with pytest.raises(UserError, match="cannot be restored") as caught:
+        restore(tmp_path, fresh_state(2, shapes))
+    assert caught.value.exit_code == 4
+
+
+def test_parameters_alone_are_read_on_one_device(tmp_path):
+    state, shapes, _ = on_mesh(fresh_state(7), 4, 2)
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(state, metrics={})
+        checkpoints.wait()
+    found = restore_params(tmp_path, 7, shapes.params)
+    assert_bit_equal(found, state.params)
+    other = {**shapes.params, "norm": {"scale": jax.ShapeDtypeStruct((32,), np.float32)}}
+    with pytest.raises(UserError, match="cannot be restored"):
+        restore_params(tmp_path, 7, other)
