@@ -104,7 +104,8 @@ for _rule, _fields in {
     " optimizer.clip_norm schedule.warmup_epochs schedule.start_rate schedule.floor_rate"
     " schedule.first_epoch training.steps training.eval_epochs training.save_epochs"
     " training.stop_after",
-    _POSITIVE: "objective.epsilon optimizer.learning_rate optimizer.epsilon training.epochs",
+    _POSITIVE: "model.kernel_deviation objective.epsilon optimizer.learning_rate"
+    " optimizer.epsilon training.epochs",
 }.items():
     RULES |= dict.fromkeys(_fields.split(), _rule)
 

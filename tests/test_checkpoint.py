@@ -1,7 +1,7 @@
 """What a checkpoint promises: bit-equal on any mesh, never torn, never silently forgotten."""
 
-import gc
 import shutil
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -20,18 +20,25 @@ from ivt_jax.training.checkpoint import (
 from ivt_jax.training.sharding import make_mesh, state_shardings
 from ivt_jax.training.state import TrainState
 
-# A restore that fails leaves coroutines of Orbax behind, which complain when they are collected.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+@pytest.fixture(scope="module", autouse=True)
+def forgive_abandoned_reads():
+    """A read that fails leaves coroutines of Orbax, which complain whenever they are collected.
+
+    The hook stays until pytest takes it away: that can be as late as the end of the session.
+    """
+    report = sys.unraisablehook
+
+    def hook(unraisable):
+        abandoned = "coroutine object _read" in repr(unraisable.object)
+        if not abandoned and "Event loop is closed" not in str(unraisable.exc_value):
+            report(unraisable)
+
+    sys.unraisablehook = hook
 
 
-@pytest.fixture(autouse=True)
-def collect_coroutines():
-    yield
-    gc.collect()
-
-
-SHAPES = {"blocks": {"mlp_text": {"up": {"kernel": (2, 64, 256), "bias": (2, 256)}}}}
-SHAPES["norm"] = {"scale": (64,)}
+BLOCKS = {"mlp_text": {"up": {"kernel": (2, 64, 256), "bias": (2, 256)}}}
+SHAPES = {"blocks": BLOCKS, "norm": {"scale": (64,)}}
 OPTIMIZER = optax.adam(0.1)
 
 
@@ -65,6 +72,13 @@ def restore(workdir, state, mesh=(8, 1)):
     _, shapes, shardings = on_mesh(state, *mesh)
     with Checkpoints(workdir, keep=2) as checkpoints:
         return checkpoints.restore_newest(shapes, shardings), shardings
+
+
+def refusal(function, *arguments) -> UserError:
+    """The error a call ends with."""
+    with pytest.raises(UserError) as caught:
+        function(*arguments)
+    return caught.value
 
 
 def assert_bit_equal(found, expected):
@@ -165,27 +179,17 @@ def damage(step, how):
     if how == "half a file":
         largest = max((step / "params").rglob("*"), key=lambda f: f.is_file() * f.stat().st_size)
         largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
-    elif how == "flipped bytes":
-        largest = max((step / "params").rglob("*"), key=lambda f: f.is_file() * f.stat().st_size)
-        content = bytearray(largest.read_bytes())
-        for place in range(len(content) // 4, len(content), 997):
-            content[place] ^= 0xFF
-        largest.write_bytes(content)
-    elif how == "no metadata":
-        (step / "params" / "_METADATA").unlink()
     else:
         shutil.rmtree(step / how)
 
 
-@pytest.mark.parametrize(
-    "how", ["half a file", "flipped bytes", "no metadata", "params", "optimizer"]
-)
+@pytest.mark.parametrize("how", ["half a file", "params", "optimizer"])
 def test_a_damaged_newest_step_is_an_error_and_never_a_fresh_start(tmp_path, how):
     save(tmp_path, {1: None, 2: None})
     damage(tmp_path / "checkpoints" / "2", how)
-    with pytest.raises(UserError, match="cannot be restored") as caught:
-        restore(tmp_path, fresh_state(2))
-    assert caught.value.exit_code == 4 and str(tmp_path / "checkpoints" / "2") in str(caught.value)
+    error = refusal(restore, tmp_path, fresh_state(2))
+    assert error.exit_code == 4
+    assert f"{tmp_path / 'checkpoints' / '2'} cannot be restored" in str(error)
     # The advice in the message works.
     shutil.move(tmp_path / "checkpoints" / "2", tmp_path / "damaged")
     assert_bit_equal(restore(tmp_path, fresh_state(1))[0], fresh_state(1))
@@ -194,9 +198,8 @@ def test_a_damaged_newest_step_is_an_error_and_never_a_fresh_start(tmp_path, how
 def test_a_step_without_readable_metrics_is_an_error(tmp_path):
     save(tmp_path, {1: 5.0, 2: 6.0})
     (tmp_path / "checkpoints" / "2" / "metrics" / "metrics").write_text('{"score": 6')
-    with pytest.raises(UserError) as caught:
-        restore(tmp_path, fresh_state(2))
-    assert caught.value.exit_code == 4
+    error = refusal(restore, tmp_path, fresh_state(2))
+    assert error.exit_code == 4 and "checkpoint 2 is damaged" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -209,9 +212,8 @@ def test_a_step_without_readable_metrics_is_an_error(tmp_path):
 )
 def test_another_model_is_an_error(tmp_path, shapes):
     save(tmp_path, {2: None})
-    with pytest.raises(UserError, match="cannot be restored") as caught:
-        restore(tmp_path, fresh_state(2, shapes))
-    assert caught.value.exit_code == 4
+    error = refusal(restore, tmp_path, fresh_state(2, shapes))
+    assert error.exit_code == 4 and "cannot be restored" in str(error)
 
 
 def test_parameters_alone_are_read_on_one_device(tmp_path):
@@ -222,5 +224,4 @@ def test_parameters_alone_are_read_on_one_device(tmp_path):
     found = restore_params(tmp_path, 7, shapes.params)
     assert_bit_equal(found, state.params)
     other = {**shapes.params, "norm": {"scale": jax.ShapeDtypeStruct((32,), np.float32)}}
-    with pytest.raises(UserError, match="cannot be restored"):
-        restore_params(tmp_path, 7, other)
+    assert "cannot be restored" in str(refusal(restore_params, tmp_path, 7, other))

@@ -186,16 +186,19 @@ def test_patches_are_the_windows_of_the_image(stride, size):
     config = dataclasses.replace(CONFIG, patch_stride=stride, image_size=size)
     model = network(config)
     batch = np.random.default_rng(1).normal(size=(2, *size, 3)).astype(np.float32)
-    kernel = np.asarray(model.patch.kernel[...], np.float64)
+    assert model.patch.bias is not None
+    kernel, bias = np.float64(model.patch.kernel[...]), np.asarray(model.patch.bias[...])
     rows = []
     for y in range(0, size[0] - 15, stride):
         for x in range(0, size[1] - 15, stride):
             window = np.float64(batch[:, y : y + 16, x : x + 16]).reshape(2, -1)
-            rows.append(window @ kernel + np.asarray(model.patch.bias[...]))
+            rows.append(window @ kernel + bias)
     expected = np.stack(rows, axis=1)  # (B, N - 1, D)
     class_row = np.broadcast_to(model.class_token[...], (2, 1, CONFIG.width))
     expected = np.concatenate([class_row, expected], axis=1)
-    expected = expected + np.asarray(model.image_positions[...] + model.image_types[...])
+    expected = (
+        expected + np.asarray(model.image_positions[...]) + np.asarray(model.image_types[...])
+    )
     found = jax.jit(lambda x: model.embed_image(x))(batch)
     assert found.shape == (2, config.image_tokens, CONFIG.width)
     np.testing.assert_allclose(found, expected, atol=1e-4)

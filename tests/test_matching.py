@@ -83,9 +83,7 @@ def evaluate():
         )
         return jax.jit(lambda: objective(network(), batch, KEY))()
 
-    image, text = jax.jit(
-        lambda: masked_features(network(), batch, KEY, erase=0.0, masking=NONE)
-    )()
+    image, text = jax.jit(lambda: masked_features(network(), batch, KEY, erase=0.0, masking=NONE))()
     return run, np.asarray(image), np.asarray(text), np.asarray(batch["identities"])
 
 

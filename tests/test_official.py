@@ -47,12 +47,8 @@ def model(data):
     return load(data)
 
 
-@pytest.fixture(scope="module")
-def trained(data, inputs):
-    """Loss and official-named gradients, then losses and weights of five official SGD steps."""
-    graphdef, state = nnx.split(load(data, layers="unroll"))
-    params = nnx.to_pure_dict(state)
-    images, token_ids, mask, labels = inputs
+def official_optimizer():
+    """Rates of weights and biases, and SGD, as the official scripts set them for CUHK-PEDES."""
     schedules = [
         make_schedule(
             name="official",
@@ -66,7 +62,7 @@ def trained(data, inputs):
         )
         for peak in (0.005, 0.01)
     ]
-    optimizer = make_optimizer(
+    return schedules, make_optimizer(
         name="sgd",
         schedule=schedules[0],
         bias_schedule=schedules[1],
@@ -78,6 +74,15 @@ def trained(data, inputs):
         epsilon=1e-8,
         clip_norm=0.0,
     )
+
+
+@pytest.fixture(scope="module")
+def trained(data, inputs):
+    """Loss and official-named gradients, then losses and weights of five official SGD steps."""
+    graphdef, state = nnx.split(load(data, layers="unroll"))
+    params = nnx.to_pure_dict(state)
+    images, token_ids, mask, labels = inputs
+    schedules, optimizer = official_optimizer()
 
     def loss_of(params):
         network = nnx.merge(graphdef, params)

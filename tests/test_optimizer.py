@@ -109,8 +109,8 @@ def optimizer(**changes):
 def problem():
     """Parameters, and five gradients for each, in the names of the network."""
     rng = np.random.default_rng(0)
-    shapes = {"blocks": {"norm1": {"scale": (4,), "bias": (4,)}, "up": {"kernel": (4, 3)}}}
-    shapes["word_table"] = (5, 4)
+    blocks = {"norm1": {"scale": (4,), "bias": (4,)}, "up": {"kernel": (4, 3)}}
+    shapes = {"blocks": blocks, "word_table": (5, 4)}
 
     def draw(*batch):
         return jax.tree.map(
@@ -205,9 +205,7 @@ def test_biases_are_what_the_official_code_calls_so():
     """Its rule is the word "bias" in a name, so biases of norms count and tables do not."""
     _, shapes = split_model(IVTConfig())
     biases = {
-        path_name(path)
-        for path, _ in jax.tree_util.tree_leaves_with_path(shapes)
-        if is_bias(path)
+        path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes) if is_bias(path)
     }
     assert len(biases) == 6 + 2 + 2 + 1
     assert {"norm/bias", "text_norm/bias", "patch/bias", "blocks/norm2/bias"} < biases

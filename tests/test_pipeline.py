@@ -2,16 +2,17 @@
 
 import dataclasses
 import io
+from typing import cast
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ivt_jax.data.pipeline import TrainingEntries, ViewOptions, training_batches
-from ivt_jax.data.records import DataError
+from ivt_jax.data.records import DataError, RecordSource
 from ivt_jax.data.texts import load_tokenizer
 
-WORDS = "a man woman in red blue coat hat with bag walks , .".split()
+WORDS = ["a", "man", "woman", "in", "red", "blue", "coat", "hat", "with", "bag", "walks", ",", "."]
 OPTIONS = ViewOptions(
     views=("word", "phrase", "sentence"),
     image_size=(24, 12),
@@ -67,7 +68,7 @@ def tokenizer(tmp_path_factory):
 
 def dataset(source=None, **changes):
     options = {"kind": "captions", "sampler": "shuffle", "group": 2, "seed": 3} | changes
-    return TrainingEntries(source or people(), **options)
+    return TrainingEntries(cast(RecordSource, source or people()), **options)
 
 
 def read(tokenizer, count, *, datasets=None, weights=(1.0,), options=OPTIONS, **changes):
@@ -226,8 +227,12 @@ def test_image_entries_draw_one_of_the_captions(tokenizer):
     (batch,) = read(tokenizer, 1, datasets=[entries], options=options, batch_size=8 * 12)
     shown = batch["images"][:, 0].reshape(len(batch["images"]), -1).max(axis=1) // 10 - 1
     assert (np.bincount(shown) == 12).all()
-    texts = {record: {tuple(t) for t in batch["token_ids"][shown == record, 0]} for record in (2, 3)}
-    assert len(texts[2]) == 1 and len(texts[3]) == 2  # captions differ by the parity of their number
+    texts = {
+        record: {tuple(t) for t in batch["token_ids"][shown == record, 0]} for record in (2, 3)
+    }
+    assert (
+        len(texts[2]) == 1 and len(texts[3]) == 2
+    )  # captions differ by the parity of their number
 
 
 def test_identity_groups_stand_together(tokenizer):

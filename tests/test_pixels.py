@@ -66,7 +66,7 @@ def test_boxes_are_distributed_as_the_rule_says(boxes):
     expected = reference(20_000, seed=1)
 
     def measures(boxes):
-        top, left, height, width = np.float64(boxes).T
+        top, left, height, width = boxes.astype(np.float64).T
         down, across = np.maximum(HEIGHT - height, 1), np.maximum(WIDTH - width, 1)
         return {
             "area": height * width / (HEIGHT * WIDTH),
@@ -100,7 +100,8 @@ def test_pixels_outside_the_box_stay_bit_for_bit():
     key = jax.random.key(3)
     changed = np.asarray(random_erase(key, images, probability=1.0) != images).all(axis=-1)
     far = np.asarray(random_erase(key, jnp.full_like(images, FAR), probability=1.0) != FAR)
-    assert (changed == far.all(axis=-1)).all() and changed.any(axis=(1, 2)).all()
+    assert (changed == far.all(axis=-1)).all()
+    assert changed.reshape(64, -1).any(axis=1).all()
     assert 0.02 < changed.mean() < 0.34
 
 

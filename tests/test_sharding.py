@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import warnings
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -89,7 +90,7 @@ def runs():
         found[name] = {
             "metrics": metrics,
             "params": jax.device_get(state.params),
-            "compilations": step._cache_size(),
+            "compilations": cast(Any, step)._cache_size(),
             "donated": [x.is_deleted() for x in jax.tree.leaves(first)],
             "state": state,
         }

@@ -1,4 +1,4 @@
-"""With ViT's and BERT's weights in its places, the network is ViT, and its texts start as BERT's."""
+"""With the weights of ViT and BERT the network is ViT, and its texts start as BERT's."""
 
 import jax
 import numpy as np

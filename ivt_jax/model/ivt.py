@@ -15,7 +15,6 @@ from flax import nnx
 from ivt_jax.training.sharding import batch_sharded, gathered
 
 _table = jax.nn.initializers.normal(0.02)
-_zeros = jax.nn.initializers.zeros
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +35,7 @@ class IVTConfig:
     max_text_positions: int = 512
     drop_path: float = 0.0
     text_dropout: float = 0.0
+    kernel_deviation: float = 0.02
     dtype: str = "float32"
     layers: str = "scan"
     remat: str = "none"
@@ -268,8 +268,13 @@ class IVT(nnx.Module):
 
 
 def _linear(config: IVTConfig, inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
-    dtype = jnp.dtype(config.dtype)
-    return nnx.Linear(inputs, outputs, kernel_init=_table, bias_init=_zeros, dtype=dtype, rngs=rngs)
+    return nnx.Linear(
+        inputs,
+        outputs,
+        kernel_init=jax.nn.initializers.normal(config.kernel_deviation),
+        dtype=jnp.dtype(config.dtype),
+        rngs=rngs,
+    )
 
 
 def _norm(config: IVTConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -284,4 +289,4 @@ def _drop_path(branch, key, rate):
     if key is None:
         return branch
     kept = jax.random.bernoulli(key, 1 - rate, (len(branch), 1, 1))
-    return jnp.where(kept, branch / (1 - rate).astype(branch.dtype), 0)
+    return jnp.where(kept, branch / jnp.asarray(1 - rate, branch.dtype), 0)

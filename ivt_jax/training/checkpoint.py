@@ -24,6 +24,8 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, *, keep: int):
+        for step in saved_steps(workdir):
+            saved_metrics(workdir, step)  # Orbax reads them too, and its error names no file
         policy = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(keep),
@@ -104,8 +106,16 @@ def saved_steps(run: Path) -> list[int]:
 
 
 def saved_metrics(run: Path, step: int) -> dict[str, float]:
-    """The metrics that were saved with a step."""
-    return json.loads((Path(run) / FOLDER / str(step) / "metrics" / "metrics").read_text())
+    """The metrics that were saved with a step; UserError (exit code 4) if they are damaged."""
+    file = Path(run) / FOLDER / str(step) / "metrics" / "metrics"
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"checkpoint {step} is damaged, {file} cannot be read: {error}\n"
+            "Move that step's folder away to go on without it.",
+            exit_code=4,
+        ) from error
 
 
 def choose_step(run: Path, step: int = -1) -> int:
@@ -136,7 +146,8 @@ def restore_params(run: Path, step: int, shapes) -> dict:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return ocp.StandardCheckpointer().restore(folder, target)
+            with ocp.StandardCheckpointer() as checkpointer:
+                return checkpointer.restore(folder, target)
     except Exception as error:
         raise UserError(f"the parameters in {folder} cannot be restored: {error}") from error
 

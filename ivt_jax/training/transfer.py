@@ -37,14 +37,14 @@ def params_of_run(
     params = restore_params(run, step, their_shapes)
     for name in ("image_positions", "image_types"):
         params[name] = resize_positions(params[name], source=theirs.grid, target=config.grid)
-    _check(params, split_model(config)[1], run)
+    _check(params, split_model(config)[1], run, heads=(theirs.heads, config.heads))
     note = f"parameters from {run}, step {step}"
     if theirs.grid != config.grid:
         note += f"; image positions and types resized from {theirs.grid} to {config.grid} patches"
     return params, note
 
 
-def _check(params, shapes, run: Path) -> None:
+def _check(params, shapes, run: Path, *, heads: tuple[int, int]) -> None:
     ours = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
     theirs = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     faults = [
@@ -52,5 +52,7 @@ def _check(params, shapes, run: Path) -> None:
         for name, leaf in ours.items()
         if theirs[name].shape != leaf.shape
     ]
+    if heads[0] != heads[1]:  # no shape tells them
+        faults.append(f"heads: {heads[0]} there, {heads[1]} here")
     if faults:
         raise UserError(f"init.run: {run} holds another architecture:\n  " + "\n  ".join(faults))
