@@ -70,9 +70,7 @@ def _defaults() -> ConfigDict:
     data.pad = 10  # black pixels on each side before the random crop [code]
     data.flip = 0.5  # probability of a horizontal flip [code]
     data.erase = 0.5  # probability of random erasing with noise; not in the paper [code]
-    data.word_level = (
-        "words"  # "words": nouns and adjectives [paper] | "official": att, else pieces
-    )
+    data.word_level = "words"  # nouns and adjectives [paper] | "official": att, else pieces [code]
     data.workers = 0  # processes that read and augment; 0 = threads of the main process
     data.threads = 2  # reading threads in each process
     data.prefetch = 4  # batches kept ready by each process
@@ -90,7 +88,7 @@ def _defaults() -> ConfigDict:
     objective.target_norm = "l2"  # of the target rows: "l2" [code] | "sum" [paper Eq. 6]
     objective.epsilon = 1e-8  # inside the logarithm of the target [code]
     objective.negatives = "global"  # the whole batch | "local": each device its own share [code]
-    objective.levels = "joint"  # MLA: one matrix over all levels [code] | "separate": one a level
+    objective.levels = "joint"  # MLA: one matrix [code] | "separate": one each | "sentence": none
 
     optimizer = config.optimizer = ConfigDict()
     optimizer.name = "sgd"  # "sgd" [paper] | "adamw"

@@ -16,7 +16,8 @@ def main(argv: list[str]) -> int:
     from ivt_jax.training.loop import train
 
     ensure_embedded(config.data.directory, [*config.data.mixture, config.evaluation.dataset])
-    train(config, workdir, make_objective=make_objective, views=VIEWS)
+    views = VIEWS[config.objective.levels]
+    train(config, workdir, make_objective=make_objective, views=views)
     print(f"next: python -m ivt_jax evaluate --run={workdir} --split=test")
     return 0
 

@@ -3,9 +3,9 @@
 Three augmented images of a person meet the word, phrase and sentence level of one caption.
 """
 
-import functools
+from ivt_jax.training.matching import matching_objective as make_objective
 
-from ivt_jax.training.matching import matching_objective
+__all__ = ["VIEWS", "make_objective"]
 
-VIEWS = ("word", "phrase", "sentence")
-make_objective = functools.partial(matching_objective, views=VIEWS)
+_LEVELS = ("word", "phrase", "sentence")
+VIEWS = {"joint": _LEVELS, "separate": _LEVELS, "sentence": ("sentence",)}  # by objective.levels

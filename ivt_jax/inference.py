@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -16,7 +17,7 @@ from ivt_jax.errors import UserError
 from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.retrieval.evaluate import Encoders, encode_images, encode_texts, make_encoders
 from ivt_jax.training.checkpoint import choose_step, restore_params
-from ivt_jax.training.sharding import make_mesh
+from ivt_jax.training.sharding import REPLICATED, make_mesh
 from ivt_jax.training.state import split_model
 
 
@@ -73,8 +74,9 @@ def load(path: str | Path, step: int | None = None) -> Retriever:
     config = read_config(run)
     step = choose_step(run, -1 if step is None else step)
     graphdef, shapes = split_model(IVTConfig(**config.model))
-    params = restore_params(run, step, shapes)
-    encoders = make_encoders(graphdef, make_mesh(data=-1, fsdp=1))
+    mesh = make_mesh(data=-1, fsdp=1)
+    params = jax.device_put(restore_params(run, step, shapes), NamedSharding(mesh, REPLICATED))
+    encoders = make_encoders(graphdef, mesh)
     return Retriever(config, step, params, encoders, load_tokenizer(run / "vocab.txt"))
 
 

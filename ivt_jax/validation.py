@@ -83,7 +83,7 @@ RULES: dict[str, Rule] = {
     "objective.logits": _one_of("projection", "dot"),
     "objective.target_norm": _one_of("l2", "sum"),
     "objective.negatives": _one_of("global", "local"),
-    "objective.levels": _one_of("joint", "separate"),
+    "objective.levels": _one_of("joint", "separate", "sentence"),
     "optimizer.name": _one_of("sgd", "adamw"),
     "optimizer.decay": _one_of("all", "matrices"),
     "optimizer.momentum": _SHARE,

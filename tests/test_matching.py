@@ -79,7 +79,12 @@ def evaluate():
 
     def run(**options):
         objective = finetune.objective.make_objective(
-            erase=0.0, masking=NONE, negatives="global", **LOSS, **options
+            views=finetune.objective.VIEWS[options["levels"]],
+            erase=0.0,
+            masking=NONE,
+            negatives="global",
+            **LOSS,
+            **options,
         )
         return jax.jit(lambda: objective(network(), batch, KEY))()
 
@@ -121,11 +126,21 @@ def test_separate_levels_are_a_sum_of_three(evaluate):
 def test_pretraining_has_one_view():
     assert pretrain.objective.VIEWS == ("sentence",)
     objective = pretrain.objective.make_objective(
-        erase=0.0, masking=NONE, levels="separate", negatives="global", **LOSS
+        views=pretrain.objective.VIEWS,
+        erase=0.0,
+        masking=NONE,
+        levels="separate",
+        negatives="global",
+        **LOSS,
     )
     batch = jax.tree.map(jnp.asarray, training_batch(rows=4, views=1))
     loss, metrics = jax.jit(lambda: objective(network(), batch, KEY))()
     assert set(metrics) == {"loss", "loss_sentence"} and loss == metrics["loss_sentence"]
+
+
+def test_fine_tuning_without_mla_has_the_sentence_alone():
+    assert finetune.objective.VIEWS["sentence"] == ("sentence",)
+    assert finetune.objective.VIEWS["joint"] == ("word", "phrase", "sentence")
 
 
 def test_masking_and_erasing_take_part(evaluate):

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from tiny import CONFIG, training_batch
 
-from finetune.objective import make_objective
+from finetune.objective import VIEWS, make_objective
 from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.training import sharding
 from ivt_jax.training.optimizer import make_optimizer
@@ -39,7 +39,7 @@ def objective(**changes):
         "positions": "sample",
     }
     options = {"levels": "joint", "negatives": "global", "epsilon": 1e-8} | changes
-    return make_objective(erase=0.5, masking=masking, **options)
+    return make_objective(views=VIEWS["joint"], erase=0.5, masking=masking, **options)
 
 
 def optimizer():

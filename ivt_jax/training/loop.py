@@ -59,7 +59,10 @@ def train(
     schedule, optimizer = _make_optimizer(config, total_steps, epoch_steps)
     shapes, shardings = abstract_state(model_config, optimizer, mesh=mesh)
     objective = make_objective(
-        erase=config.data.erase, masking=config.masking.to_dict(), **config.objective
+        views=views,
+        erase=config.data.erase,
+        masking=config.masking.to_dict(),
+        **config.objective,
     )
     batch_sharding, replicated = NamedSharding(mesh, BATCH), NamedSharding(mesh, REPLICATED)
     step_function = jax.jit(

@@ -18,13 +18,14 @@ def matching_objective(*, views: tuple[str, ...], erase: float, masking: dict, l
       erase: probability of random erasing, `config.data.erase`.
       masking: the keyword arguments of `mask_tokens`, `config.masking`.
       levels: "joint" = one CMPM over all views, so every pair of one identity is a positive
-        across levels (official code); "separate" = the sum of one CMPM a level (paper Fig. 2).
+        across levels (official code); "separate" = the sum of one CMPM a level (paper Fig. 2);
+        "sentence", with its one view, is the baseline without MLA.
       **loss: the keyword arguments of `match`, the rest of `config.objective`.
     """
 
     def objective(model: IVT, batch: dict, key):
         image, text = masked_features(model, batch, key, erase=erase, masking=masking)
-        if levels == "joint":
+        if levels != "separate":
             total = match(image, text, batch["identities"], **loss)
             return total, {"loss": total}
         by_level = {

@@ -1,6 +1,7 @@
 """What a run tells: a line or a bar on the terminal, JSON lines and TensorBoard events."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -17,13 +18,17 @@ class Telemetry:
 
     `metrics.jsonl` gets one object a line: step, kind ("train" or a split), then the scalars.
     On resume, lines after `start_step` are cut, so no step stands there twice.
+    With `quiet`, for all processes of a run but one, nothing is shown or written.
     """
 
     def __init__(self, workdir: Path, *, start_step: int, total_steps: int, quiet: bool = False):
         self.path = workdir / "metrics.jsonl"
-        cut_lines(self.path, last_step=start_step)
-        self._lines = self.path.open("a", buffering=1)
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+        if not quiet:
+            cut_lines(self.path, last_step=start_step)
+        self._lines = open(os.devnull if quiet else self.path, "a", buffering=1)  # noqa: SIM115
+        self._events = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=start_step + 1, write_to_disk=not quiet
+        )
         self._total, self._start = total_steps, start_step
         self._began = time.monotonic()
         self._quiet = quiet

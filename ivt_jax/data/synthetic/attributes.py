@@ -8,10 +8,7 @@ COLOURS: dict[str, RGB] = {
     "black": (40, 40, 48),
     "white": (246, 245, 240),
     "gray": (142, 147, 154),
-    "navy": (36, 50, 98),
     "blue": (46, 104, 206),
-    "light blue": (140, 198, 238),
-    "teal": (26, 148, 146),
     "green": (62, 148, 70),
     "yellow": (248, 208, 62),
     "orange": (242, 134, 42),
@@ -19,7 +16,6 @@ COLOURS: dict[str, RGB] = {
     "pink": (246, 156, 188),
     "purple": (126, 70, 172),
     "brown": (124, 78, 46),
-    "beige": (218, 196, 158),
 }
 HAIR_COLOURS: dict[str, RGB] = {
     "black": (36, 32, 36),
@@ -42,9 +38,9 @@ HAIR_STYLES = {
     "man": {"short": 5.0, "curly": 1.6, "long": 0.8, "bald": 1},
     "woman": {"long": 3.0, "ponytail": 2, "bun": 1.6, "short": 1.6, "curly": 1.2},
 }
-LOWER_COLOURS = {"black": 2.0, "navy": 1.6, "blue": 1.6, "gray": 1.4, "brown": 1.2, "beige": 1.4}
-LOWER_COLOURS |= {"white": 1.0, "green": 1.0, "red": 0.8, "teal": 0.5, "purple": 0.5, "pink": 0.5}
-JEANS_COLOURS = {"blue": 3.0, "navy": 2.0, "light blue": 2.0, "black": 1.5, "gray": 1.0}
+LOWER_COLOURS = {"black": 2.0, "blue": 2.0, "gray": 1.6, "brown": 1.6}
+LOWER_COLOURS |= {"white": 1.4, "green": 1.2, "red": 1.0, "purple": 0.8, "pink": 0.6}
+JEANS_COLOURS = {"blue": 3.0, "black": 1.5, "gray": 1.5}
 SHOE_COLOURS = {"black": 2.0, "white": 2.0, "brown": 1.4, "red": 1, "blue": 1, "gray": 1}
 SHOE_COLOURS |= {"yellow": 0.6, "green": 0.6, "pink": 0.6, "orange": 0.6}
 HATS = {"none": 6.4, "cap": 1.8, "beanie": 1.2, "brimmed hat": 0.9}

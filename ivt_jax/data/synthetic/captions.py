@@ -59,7 +59,7 @@ def capital(sentence: str) -> str:
 
 def _choose(visible: tuple[str, ...], rng: np.random.Generator) -> set[str]:
     tellable = [n for n in visible if n not in UNTOLD]
-    keep = round(float(rng.uniform(0.6, 0.76)) * len(tellable))
+    keep = round(float(rng.uniform(0.66, 0.82)) * len(tellable))
     rank = {n: rng.random() ** (1 / _KEEP.get(n, 1.0)) for n in tellable}
     told = set(sorted(tellable, key=lambda n: -rank[n])[:keep])
     if "pattern_colour" in told and "pattern" not in told:

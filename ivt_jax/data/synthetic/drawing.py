@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-WIDTH, HEIGHT = 96, 192  # of a stored image, in pixels
+WIDTH, HEIGHT = 72, 192  # of a stored image, in pixels
 SCALE = 3  # drawn pixels per stored pixel
 
 RGB = tuple[int, int, int]

@@ -96,13 +96,13 @@ def _item(rng: np.random.Generator, kinds: tuple[str, ...], count: int = 1) -> I
     if kind == "tree":
         colour = pick(rng, ("green", "green", "yellow", "orange", "red", "pink"))
     if kind in ("cat", "dog"):
-        colour = pick(rng, ("black", "white", "gray", "brown", "orange", "beige"))
+        colour = pick(rng, ("black", "white", "gray", "brown", "orange"))
     pattern = accent = "none"
     if kind in _PATTERNED and kind != "lamp":
         pattern = weighted(rng, {p: w for p, w in PATTERNS.items() if p not in ("logo", "writing")})
         if pattern != "plain":
             dark = sum(COLOURS[colour]) < 380
-            accent = pick(rng, ("white", "yellow", "pink") if dark else ("black", "red", "navy"))
+            accent = pick(rng, ("white", "yellow", "pink") if dark else ("black", "red", "blue"))
             if accent == colour:
                 accent = "white" if dark else "purple"
     return Item(
@@ -116,19 +116,19 @@ def _item(rng: np.random.Generator, kinds: tuple[str, ...], count: int = 1) -> I
 
 
 def render_scene(scene: Scene, rng: np.random.Generator) -> bytes:
-    """JPEG bytes of a scene, 192 pixels high and 96 wide."""
+    """JPEG bytes of a scene, 192 pixels high and 72 wide."""
     backdrop = backgrounds.backdrop(scene.place, rng, blur=float(rng.uniform(0.5, 1.4)))
     canvas = Canvas(backdrop)
     if scene.layout == "outfit":
-        scale = float(rng.uniform(1.5, 1.7))
+        scale = float(rng.uniform(1.3, 1.5))
         ground = HEIGHT - float(rng.uniform(4, 12))
-        shift = -8.0 if scene.outfit["bag"] in ("suitcase", "backpack") else 0.0
+        shift = -9.0 if scene.outfit["bag"] in ("suitcase", "backpack") else 0.0
         x = WIDTH / 2 + shift + float(rng.uniform(-5, 5))
         canvas.place(x, ground - 100 * scale, scale)
         body = dressed(scene.outfit, int(rng.integers(60)))
         draw_clothes(canvas, body)
         if scene.outfit["bag"] == "backpack":
-            canvas.place(x + 20 * scale, ground - 46 * scale, scale)
+            canvas.place(x + 16 * scale, ground - 46 * scale, scale)
             draw_upright_backpack(canvas, body)
         return finish(canvas.image, rng)
     for item, x, base, size in _slots(scene, rng):
@@ -145,25 +145,25 @@ def _slots(scene: Scene, rng: np.random.Generator) -> list[tuple[Item, float, fl
     ground = HEIGHT - float(rng.uniform(8, 26))
     middle = WIDTH / 2 + float(rng.uniform(-4, 4))
     if scene.layout == "single":
-        return [(first, middle, ground, _fit(first, 86, 130))]
+        return [(first, middle, ground, _fit(first, 66, 130))]
     if scene.layout == "row":
         return [
-            (first, 25, ground - float(rng.uniform(0, 24)), _fit(first, 45, 100)),
-            (last, 71, ground - float(rng.uniform(0, 24)), _fit(last, 45, 100)),
+            (first, 19, ground - float(rng.uniform(0, 24)), _fit(first, 34, 100)),
+            (last, 53, ground - float(rng.uniform(0, 24)), _fit(last, 34, 100)),
         ]
     if scene.layout == "stack":
-        high = _fit(first, 70, 66)
+        high = _fit(first, 58, 66)
         return [
             (first, middle, 10 + high + float(rng.uniform(0, 12)), high),
-            (last, middle, ground, _fit(last, 80, 84)),
+            (last, middle, ground, _fit(last, 64, 84)),
         ]
     if scene.layout == "under":
-        tall = _fit(first, 92, 60)
+        tall = _fit(first, 70, 60)
         small = tall * 0.42
-        xs = (middle,) if last.count == 1 else (middle - 16, middle + 16)
+        xs = (middle,) if last.count == 1 else (middle - 12, middle + 12)
         return [(first, middle, ground, tall), *((last, x, ground + 5, small) for x in xs)]
-    size = _fit(first, 42, 52)
-    spots = [(26, 0), (70, 1), (26, 2), (70, 3)] if first.count > 2 else [(48, 0.4), (48, 2)]
+    size = _fit(first, 32, 52)
+    spots = [(20, 0), (52, 1), (20, 2), (52, 3)] if first.count > 2 else [(36, 0.4), (36, 2)]
     return [
         (first, x + float(rng.uniform(-3, 3)), 66 + k * 38.0, size) for x, k in spots[: first.count]
     ]

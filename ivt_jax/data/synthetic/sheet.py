@@ -10,29 +10,30 @@ from ivt_jax.data.synthetic.records import people_records, scene_records
 _PAPER: RGB = (252, 252, 250)
 _INK: RGB = (46, 50, 60)
 _FAINT: RGB = (122, 128, 140)
-_SHEET_WIDTH, _MARGIN, _GAP = 1600, 48, 8
+_SHEET_WIDTH, _MARGIN, _GAP, _COLUMNS = 1600, 48, 8, 5
 
 
 def contact_sheet(*, seed: int = 0, rows: int = 2, scenes: int = 13) -> Image.Image:
-    """An RGB sheet 1600 pixels wide: `rows` rows of four test identities, and a row of scenes.
+    """An RGB sheet 1600 pixels wide: `rows` rows of five test identities, and a row of scenes.
 
     The images of an identity stand side by side, with one of their captions below.
     """
-    column = (_SHEET_WIDTH - 2 * _MARGIN - 3 * WIDTH - 2 * _GAP) // 3
+    photos = 3 * WIDTH + 2 * _GAP
+    column = (_SHEET_WIDTH - 2 * _MARGIN - photos) // (_COLUMNS - 1)
     block = HEIGHT + 118
     height = _MARGIN + rows * (block + 34) + HEIGHT + 150
     sheet = Image.new("RGB", (_SHEET_WIDTH, height), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    people = _several_images(seed, 4 * rows)
+    people = _several_images(seed, _COLUMNS * rows)
     for k, images in enumerate(people):
-        x, y = _MARGIN + (k % 4) * column, _MARGIN + (k // 4) * (block + 34)
-        if k % 4 == 0:
+        x = _MARGIN + k % _COLUMNS * column
+        y = _MARGIN + k // _COLUMNS * (block + 34)
+        if k % _COLUMNS == 0:
             title = "Pedestrians: images of one identity and one caption" if k == 0 else ""
             draw.text((x, y - 18), title, fill=_INK, font=font(20), anchor="lm")
         for i, record in enumerate(images[:3]):
             _paste(sheet, record["image"], x + i * (WIDTH + _GAP), y + 6)
-        width = 3 * WIDTH + 2 * _GAP
-        _write(draw, images[0]["captions"][0], (x, y + HEIGHT + 16), width)
+        _write(draw, images[0]["captions"][0], (x, y + HEIGHT + 16), photos + 30)
     top = _MARGIN + rows * (block + 34)
     draw.text((_MARGIN, top - 18), "Scenes for pretraining", fill=_INK, font=font(20), anchor="lm")
     records = scene_records("val", seed=seed)
@@ -40,7 +41,7 @@ def contact_sheet(*, seed: int = 0, rows: int = 2, scenes: int = 13) -> Image.Im
     for i in range(scenes):
         record, x = records[i], round(_MARGIN + i * step)
         _paste(sheet, record["image"], x, top + 6)
-        _write(draw, record["captions"][0], (x, top + HEIGHT + 14), WIDTH + 6, size=11, lines=7)
+        _write(draw, record["captions"][0], (x, top + HEIGHT + 14), WIDTH + 26, size=11, lines=7)
     return sheet
 
 

@@ -10,10 +10,7 @@ COLOUR_WORDS = {
     "black": ("black", "black", "jet black"),
     "white": ("white", "white", "snow white"),
     "gray": ("gray", "grey"),
-    "navy": ("navy", "navy blue", "dark blue"),
     "blue": ("blue", "blue", "royal blue"),
-    "light blue": ("light blue", "sky blue", "pale blue"),
-    "teal": ("teal", "turquoise"),
     "green": ("green", "green", "emerald"),
     "yellow": ("yellow", "yellow", "golden yellow"),
     "orange": ("orange", "orange", "tangerine"),
@@ -21,7 +18,6 @@ COLOUR_WORDS = {
     "pink": ("pink", "pink", "rose pink"),
     "purple": ("purple", "violet"),
     "brown": ("brown", "brown", "chocolate brown"),
-    "beige": ("beige", "tan", "sand coloured"),
 }
 HAIR_COLOUR_WORDS = {
     "black": ("black", "dark black"),
