@@ -6,6 +6,7 @@ Runs the same commands a user would, then puts the four models side by side.
 import argparse
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -44,11 +45,19 @@ def main(argv: Sequence[str]) -> int:
 def _call(module: str, *arguments: str) -> None:
     """Runs `python -m module ...`, shown as a user would type it."""
     print(f"\n$ python -m {module} {' '.join(arguments)}", flush=True)
-    finished = subprocess.run([sys.executable, "-m", module, *arguments], check=False)
-    if finished.returncode:
+    process = subprocess.Popen([sys.executable, "-m", module, *arguments])
+    previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    while True:
+        try:
+            code = process.wait()
+            break
+        except KeyboardInterrupt:
+            continue  # the command got it too, and saves before it leaves
+    signal.signal(signal.SIGTERM, previous)
+    if code:
         raise UserError(
-            f"python -m {module} ended with exit code {finished.returncode}; its message is above",
-            exit_code=finished.returncode if finished.returncode > 0 else 1,
+            f"python -m {module} ended with exit code {code}; its message is above",
+            exit_code=code if code > 0 else 1,
         )
 
 

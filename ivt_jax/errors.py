@@ -4,6 +4,7 @@
 73 cannot write, 75 stalled, 130 interrupted, 143 preempted after a verified save.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -17,6 +18,9 @@ class UserError(ValueError):
         self.exit_code = exit_code
 
 
+_CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+
+
 def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
     """Calls `main(argv)`; a UserError becomes one sentence on stderr. Returns the exit code."""
     try:
@@ -27,6 +31,11 @@ def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        print(f"error: cannot write: {error}", file=sys.stderr)
+        return 73
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -269,7 +269,8 @@ def _dataset_faults(values: Mapping[str, Any]) -> list[Fault]:
         folder = Path(directory, name)
         if name in DRAWN or (folder / MANIFEST).is_file():
             continue
-        prepare = f"python -m ivt_jax prepare {name} --source=FOLDER_OR_JSON --out={directory}"
+        prepare = f"python -m ivt_jax prepare {name} --source=FOLDER_OR_JSON"
+        prepare += f" --out={directory} --vocabulary=VOCAB_TXT"
         cure = f"make it with `{prepare}`" if name in DATASETS else nearest(name, DATASETS)
         faults.append(Fault(field, f"there is no dataset {folder}; {cure}"))
     manifest = Path(directory, scored or "", MANIFEST)

@@ -7,6 +7,7 @@ resuming needs the step alone. Nothing here imports JAX: reading processes load 
 
 import dataclasses
 import functools
+import signal
 from typing import Any
 
 import grain
@@ -158,6 +159,11 @@ class _Positions:
         return position
 
 
+def _ignore_interrupt(*_) -> None:
+    """Ctrl-C reaches a whole process group; only the main process answers, by saving."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def training_batches(
     datasets: list[TrainingEntries],
     weights: list[float],
@@ -196,6 +202,7 @@ def training_batches(
     stream = batches.to_iter_dataset(read)
     if workers:
         stream = stream.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch),
+            worker_init_fn=_ignore_interrupt,
         )
     return iter(stream)

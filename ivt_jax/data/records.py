@@ -161,7 +161,7 @@ def open_shards(folder: Path, split: str):
 
 def _command(directory: str | Path, name: str) -> str:
     prepared_by = PREPARED_BY.get(name, name)
-    source = "" if prepared_by == "synthetic" else " --source=<its folder or JSON file>"
+    source = "" if prepared_by == "synthetic" else " --source=FOLDER_OR_JSON --vocabulary=VOCAB_TXT"
     return f"python -m ivt_jax prepare {prepared_by}{source} --out={directory}"
 
 

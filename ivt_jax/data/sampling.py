@@ -13,7 +13,7 @@ class ShuffledOrder:
     def __init__(self, count: int, *, seed: int):
         self.count = count
         self.seed = seed
-        self._epoch = (-1, np.empty(0, np.int64))
+        self._epochs: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         """Entries in an epoch."""
@@ -22,10 +22,13 @@ class ShuffledOrder:
     def __getitem__(self, position: int) -> int:
         """The entry at a position, 0 <= position, in any epoch."""
         epoch, place = divmod(int(position), len(self))
-        number, order = self._epoch  # one read: reading threads share the order
-        if number != epoch:
+        # Reading threads stand on both sides of an epoch's border, so two epochs are kept, and
+        # the dict is replaced as a whole.
+        order = self._epochs.get(epoch)
+        if order is None:
             order = self._draw(np.random.default_rng([self.seed, epoch]))
-            self._epoch = (epoch, order)
+            kept = {number: o for number, o in self._epochs.items() if abs(number - epoch) == 1}
+            self._epochs = kept | {epoch: order}
         return int(order[place])
 
     def _draw(self, rng: np.random.Generator) -> np.ndarray:

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -125,11 +126,13 @@ def choose_step(run: Path, step: int = -1) -> int:
     """
     steps = saved_steps(run)
     if not steps:
-        raise UserError(f"{run} holds no checkpoints; was it trained, and is the path right?")
+        raise UserError(
+            f"{run} holds no checkpoints; was it trained, and is the path right?", exit_code=4
+        )
     if step == -1:
         return max(steps, key=lambda step: (saved_metrics(run, step)["score"], step))
     if step not in steps:
-        raise UserError(f"{run} has no checkpoint of step {step}; it has {steps}")
+        raise UserError(f"{run} has no checkpoint of step {step}; it has {steps}", exit_code=4)
     return step
 
 
@@ -147,9 +150,11 @@ def restore_params(run: Path, step: int, shapes) -> dict:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with ocp.StandardCheckpointer() as checkpointer:
-                return checkpointer.restore(folder, target)
+                return jax.tree.map(np.asarray, checkpointer.restore(folder, target))
     except Exception as error:
-        raise UserError(f"the parameters in {folder} cannot be restored: {error}") from error
+        raise UserError(
+            f"the parameters in {folder} cannot be restored: {error}", exit_code=4
+        ) from error
 
 
 def _score(metrics) -> float:

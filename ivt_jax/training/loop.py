@@ -24,7 +24,7 @@ from ivt_jax.training.transfer import params_of_run
 
 # Fields that change how a run is watched or fed, not what it computes.
 _FREE = ("data.workers", "data.threads", "data.prefetch", "training.log_steps", "training.keep")
-_FREE += ("training.stop_after", "mesh.data", "mesh.fsdp", "data.directory", "init.run")
+_FREE += ("training.stop_after", "mesh.data", "mesh.fsdp", "data.directory")
 
 
 def train(
@@ -95,8 +95,10 @@ def train(
         first = int(state.step)
         batches = data.batches(config, start_step=first)
         key = jax.random.key(config.seed)
-        eval_steps = round(config.training.eval_epochs * epoch_steps)
-        save_steps = round(config.training.save_epochs * epoch_steps)
+        eval_steps, save_steps = (
+            max(round(epochs * epoch_steps), 1) if epochs else 0
+            for epochs in (config.training.eval_epochs, config.training.save_epochs)
+        )
         last = total_steps
         if config.training.stop_after:
             last = min(last, first + config.training.stop_after)
@@ -114,14 +116,14 @@ def train(
                     _log(log, *due, window, schedule)
                     due = None
                 stopping = stop.signal is not None or step == last
-                if step % config.training.log_steps == 0 or stopping:
-                    due = (step, metrics)
                 evaluate = step == total_steps or (eval_steps and step % eval_steps == 0)
                 save = stopping or (save_steps and step % save_steps == 0)
+                if step % config.training.log_steps == 0 or evaluate or save:
+                    due = (step, metrics)
                 if evaluate or save:
-                    if due:
-                        _log(log, *due, window, schedule)
-                        due = None
+                    # Before anything is saved or scored: a diverged state is neither.
+                    _log(log, step, metrics, window, schedule)
+                    due = None
                     scores = evaluator(state.params, step, log) if evaluate else {}
                     checkpoints.save(state, metrics=scores)
                     window.restart()
@@ -151,6 +153,8 @@ def _claim(workdir: Path, config: ConfigDict, data: Data) -> None:
             for line in compare(from_json(file.read_text()), config)
             if line.split(":")[0] not in _FREE
         ]
+        if (workdir / "vocab.txt").read_bytes() != data.tokenizer.path.read_bytes():
+            changed.append(f"the vocabulary: vocab.txt there -> {data.tokenizer.path}")
         if changed:
             raise UserError(
                 f"{workdir} holds a run with another configuration:\n  "
@@ -160,7 +164,9 @@ def _claim(workdir: Path, config: ConfigDict, data: Data) -> None:
         return
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "vocab.txt").write_bytes(data.tokenizer.path.read_bytes())
-    file.write_text(resolved_json(config))
+    written = file.with_suffix(".tmp")
+    written.write_text(resolved_json(config))
+    written.replace(file)
 
 
 def _make_optimizer(config: ConfigDict, total_steps: int, epoch_steps: int):
@@ -217,9 +223,10 @@ class _Window:
 
 def _log(log: Telemetry, step: int, metrics: dict, window: _Window, schedule) -> None:
     values = {name: float(value) for name, value in metrics.items()}
-    if not np.isfinite(values["loss"]):
+    if not np.isfinite([values["loss"], values["gradient_norm"]]).all():
         raise UserError(
-            f"the loss is {values['loss']} at step {step}: the run has diverged.\n"
+            f"at step {step} the loss is {values['loss']} and the gradient norm "
+            f"{values['gradient_norm']}: the run has diverged.\n"
             "Lower optimizer.learning_rate or set optimizer.clip_norm; earlier checkpoints stay.",
             exit_code=3,
         )

@@ -48,12 +48,15 @@ class Data:
 
         Returns how many texts of the batch were cut to the static length.
         """
+        listed = file.read_text() if file.exists() else ""
         for number, index in batch.pop("substituted"):
             if not number:
                 continue
             source = self.datasets[number - 1].source
             line = {"dataset": self.names[number - 1], "record": int(index)}
             line["key"] = source[int(index)]["key"]
+            if json.dumps(line) in listed:
+                continue
             with file.open("a") as lines:
                 lines.write(json.dumps(line) + "\n")
             say(f"unreadable image replaced by the next entry: {line} (listed in {file})")
@@ -77,8 +80,7 @@ class Data:
 def open_data(config: ConfigDict, *, views: tuple[str, ...]) -> Data:
     """Opens the training mixture and the evaluation splits of a configuration.
 
-    Raises UserError for a vocabulary larger than the word table, a missing evaluation split, or
-    a person dataset without nouns and adjectives where `data.word_level` asks for them.
+    Raises UserError for a vocabulary larger than the word table or a missing dataset or split.
     """
     names = list(config.data.mixture)
     entries, offset = [], 0
