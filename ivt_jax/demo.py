@@ -78,9 +78,9 @@ def _compare(runs: Path, directory: str) -> None:
         "random weights": dataclasses.replace(
             tuned, step=0, params=random_params(config, jax.random.key(tuned.config.seed))
         ),
-        "pretrained on scenes only": load(runs / "pretrain"),
-        "fine-tuned, no pretraining": load(runs / "scratch"),
-        "pretrained and fine-tuned": tuned,
+        "pretrained only": load(runs / "pretrain"),
+        "fine-tuned only": load(runs / "scratch"),
+        "both stages": tuned,
     }
     results = [
         evaluate(model, name=name, directory=directory, dataset="synthetic_people", split="test")
