@@ -32,6 +32,7 @@ SMALL = [
     "--config.training.log_steps=1",
     "--config.evaluation.batch_size=32",
     "--config.schedule.warmup_epochs=0.1",
+    "--config.optimizer.learning_rate=0.001",
 ]
 COMPARED = ("step", "kind", "loss", "learning_rate", "gradient_norm", "R1", "mAP")
 
