@@ -1,6 +1,6 @@
 """The embedded default: a shallow, narrow model on drawn people, minutes on two CPU cores.
 
-Variants: "pretrain" (scenes without people), "finetune" (people). Two cores see some 40,000
+Variants: "pretrain" (scenes without people), "finetune" (people). Two cores see some 30,000
 pairs a stage, hundreds of times fewer than a real run, so the demo departs from the defaults
 where that pays: two blocks instead of twelve, mild masking, and no MLA, which would
 spend the same time on a third of the captions.
@@ -12,12 +12,10 @@ from configs import base
 
 VARIANTS = {
     "pretrain": {
-        "data.captions_per_identity": 2,  # of one scene
         "optimizer.learning_rate": 5e-4,
         "training.steps": 900,
     },
     "finetune": {
-        "data.captions_per_identity": 2,  # of one person, mostly of different photos
         "objective.levels": "sentence",
         "optimizer.learning_rate": 4e-4,
         "training.steps": 1000,
@@ -44,7 +42,9 @@ def get_config(variants: str = "finetune") -> ConfigDict:
         dtype="float32",
         layers="unroll",
     )
-    config.data.update(sampler="identity", text_length=48, pad=3, erase=0.0)
+    config.data.update(
+        sampler="identity", captions_per_identity=2, text_length=48, pad=3, erase=0.0
+    )
     config.masking.update(image_ratio=0.1, text_ratio=0.1)
     config.optimizer.update(
         name="adamw", bias_factor=1.0, weight_decay=0.05, decay="matrices", clip_norm=1.0

@@ -122,7 +122,7 @@ def summary(evaluation: Evaluation, **more) -> dict:
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
     arguments = _parser().parse_args(argv)
-    model = load(arguments.run, None if arguments.step == -1 else arguments.step)
+    model = load(arguments.run, arguments.step)
     dataset = arguments.dataset or model.config.evaluation.dataset
     if not dataset:
         raise UserError(f"{arguments.run} was trained without a test set; name one with --dataset")
@@ -164,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", default="test", help="split of the dataset (default: test)")
     parser.add_argument("--dataset", default="", help="default: evaluation.dataset of the run")
     parser.add_argument("--data", default="", help="folder of datasets (default: the run's)")
-    parser.add_argument("--step", type=int, default=-1, help="checkpoint; default: the best")
+    parser.add_argument("--step", type=int, help="checkpoint; default: the best")
     parser.add_argument("--out", default="", help="folder to write to (default: RUN/results)")
     parser.add_argument("--rows", type=int, default=6, help="queries in the picture (default: 6)")
     parser.add_argument("--theme", choices=("light", "dark"), default="light")

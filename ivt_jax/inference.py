@@ -10,13 +10,11 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 from PIL import Image
 
-from ivt_jax.config import from_json
 from ivt_jax.data.images import decode, evaluation_image
 from ivt_jax.data.texts import Tokenizer, load_tokenizer
-from ivt_jax.errors import UserError
 from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.retrieval.evaluate import Encoders, encode_images, encode_texts, make_encoders
-from ivt_jax.training.checkpoint import choose_step, restore_params
+from ivt_jax.training.checkpoint import choose_step, read_config, restore_params
 from ivt_jax.training.sharding import REPLICATED, make_mesh
 from ivt_jax.training.state import split_model
 
@@ -78,14 +76,6 @@ def load(path: str | Path, step: int | None = None) -> Retriever:
     params = jax.device_put(restore_params(run, step, shapes), NamedSharding(mesh, REPLICATED))
     encoders = make_encoders(graphdef, mesh)
     return Retriever(config, step, params, encoders, load_tokenizer(run / "vocab.txt"))
-
-
-def read_config(run: Path) -> ConfigDict:
-    """The resolved configuration a run was started with. JSON only: nothing is executed."""
-    file = run / "config.json"
-    if not file.is_file():
-        raise UserError(f"{run} is no run folder: it has no config.json")
-    return from_json(file.read_text())
 
 
 def _pixels(image: Image.Image | str | Path | np.ndarray) -> np.ndarray:

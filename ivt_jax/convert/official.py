@@ -15,6 +15,8 @@ from flax import nnx
 
 from ivt_jax.convert.positions import guess_grid, resize_positions
 from ivt_jax.model.ivt import IVT, IVTConfig
+from ivt_jax.training.sharding import path_name
+from ivt_jax.training.state import split_model
 
 # Our path -> the official name; {} is the number of the block our leading axis holds.
 NAMES = {
@@ -73,13 +75,11 @@ def from_official(
     weights = _encoder_weights(state_dict)
     config = _read_config(weights, image_size, num_heads, patch_stride)
     _fit_tables(weights, config)
-    model = nnx.eval_shape(lambda: IVT(config, rngs=nnx.Rngs(0)))
-    graphdef, abstract = nnx.split(model)
-    shapes = nnx.to_pure_dict(abstract)
+    graphdef, shapes = split_model(config)
     _check(weights, shapes, config)
 
     def read(path, leaf):
-        ours = jax.tree_util.keystr(path, simple=True, separator="/")
+        ours = path_name(path)
         value = _read(ours, weights, config.depth)
         assert value.shape == leaf.shape, (ours, value.shape, leaf.shape)
         return jax.numpy.asarray(value)
@@ -96,7 +96,7 @@ def to_official(model: IVT) -> dict[str, np.ndarray]:
     patch = model.config.patch_size
     official = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        ours = jax.tree_util.keystr(path, simple=True, separator="/")
+        ours = path_name(path)
         value = np.asarray(leaf, np.float32)
         blocks = value if ours.startswith("blocks/") else value[None]
         for index, part in enumerate(blocks):
@@ -157,7 +157,7 @@ def _fit_tables(weights, config: IVTConfig) -> None:
 def _check(weights, shapes, config: IVTConfig) -> None:
     faults, expected = [], set()
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
-        ours = jax.tree_util.keystr(path, simple=True, separator="/")
+        ours = path_name(path)
         stacked = ours.startswith("blocks/")
         # One zero seen through the shape: what the official layout makes of it, at no cost.
         zeros = np.broadcast_to(np.float32(0), leaf.shape[1:] if stacked else leaf.shape)

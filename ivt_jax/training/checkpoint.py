@@ -10,8 +10,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
+from ivt_jax.config import from_json
 from ivt_jax.errors import UserError
 from ivt_jax.training.state import TrainState
 
@@ -96,6 +98,14 @@ class Checkpoints:
             ) from error
         placed = jax.device_put(jax.numpy.int32(step), shardings.step)
         return TrainState(placed, restored["params"], restored["optimizer"])
+
+
+def read_config(run: Path) -> ConfigDict:
+    """The resolved configuration a run was started with. JSON only: nothing is executed."""
+    file = run / "config.json"
+    if not file.is_file():
+        raise UserError(f"{run} is no run folder: it has no config.json")
+    return from_json(file.read_text())
 
 
 def saved_steps(run: Path) -> list[int]:

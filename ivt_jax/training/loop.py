@@ -118,15 +118,14 @@ def train(
                 stopping = stop.signal is not None or step == last
                 evaluate = step == total_steps or (eval_steps and step % eval_steps == 0)
                 save = stopping or (save_steps and step % save_steps == 0)
-                if step % config.training.log_steps == 0 or evaluate or save:
-                    due = (step, metrics)
                 if evaluate or save:
                     # Before anything is saved or scored: a diverged state is neither.
                     _log(log, step, metrics, window, schedule)
-                    due = None
                     scores = evaluator(state.params, step, log) if evaluate else {}
                     checkpoints.save(state, metrics=scores)
                     window.restart()
+                elif step % config.training.log_steps == 0:
+                    due = (step, metrics)
                 if stopping:
                     break
             batches.close()

@@ -48,14 +48,12 @@ class Data:
 
         Returns how many texts of the batch were cut to the static length.
         """
-        listed = file.read_text() if file.exists() else ""
-        for number, index in batch.pop("substituted"):
-            if not number:
-                continue
+        substituted = batch.pop("substituted")
+        for number, index in substituted[substituted[:, 0] > 0]:
             source = self.datasets[number - 1].source
             line = {"dataset": self.names[number - 1], "record": int(index)}
             line["key"] = source[int(index)]["key"]
-            if json.dumps(line) in listed:
+            if file.exists() and json.dumps(line) in file.read_text():
                 continue
             with file.open("a") as lines:
                 lines.write(json.dumps(line) + "\n")

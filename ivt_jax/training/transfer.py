@@ -5,11 +5,10 @@ from pathlib import Path
 
 import jax
 
-from ivt_jax.config import from_json
 from ivt_jax.convert.positions import resize_positions
 from ivt_jax.errors import UserError
 from ivt_jax.model.ivt import IVTConfig
-from ivt_jax.training.checkpoint import choose_step, restore_params
+from ivt_jax.training.checkpoint import choose_step, read_config, restore_params
 from ivt_jax.training.sharding import path_name
 from ivt_jax.training.state import split_model
 
@@ -32,7 +31,7 @@ def params_of_run(
             f"init.run: {run} was trained with another vocabulary ({run / 'vocab.txt'}); "
             "set data.vocabulary to that file"
         )
-    theirs = IVTConfig(**from_json((run / "config.json").read_text()).model)
+    theirs = IVTConfig(**read_config(run).model)
     _, their_shapes = split_model(theirs)
     params = restore_params(run, step, their_shapes)
     for name in ("image_positions", "image_types"):
