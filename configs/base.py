@@ -52,6 +52,7 @@ def _defaults() -> ConfigDict:
     model.drop_path = 0.1  # highest rate of stochastic depth, linear over the blocks [code]
     model.text_dropout = 0.1  # dropout after the text embeddings [code]
     model.kernel_deviation = 0.02  # of random kernels [code]; narrow models from scratch need more
+    model.positions = "normal"  # tables start as "normal" noise [code] | "sincos" of the place
     model.dtype = "bfloat16"  # of the computation: "bfloat16" | "float32"; parameters are float32
     model.layers = "scan"  # "scan": compiles fast, suits TPU | "unroll": faster on GPU and CPU
     model.remat = "none"  # recomputed in the backward pass: "none" | "block"

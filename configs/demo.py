@@ -1,6 +1,6 @@
 """The embedded default: a shallow, narrow model on drawn people, minutes on two CPU cores.
 
-Variants: "pretrain" (scenes without people), "finetune" (people). Two cores see some 30,000
+Variants: "pretrain" (scenes without people), "finetune" (people). Two cores see some 35,000
 pairs a stage, hundreds of times fewer than a real run, so the demo departs from the defaults
 where that pays: two blocks instead of twelve, mild masking, and no MLA, which would
 spend the same time on a third of the captions.
@@ -12,13 +12,13 @@ from configs import base
 
 VARIANTS = {
     "pretrain": {
-        "optimizer.learning_rate": 5e-4,
-        "training.steps": 900,
+        "optimizer.learning_rate": 6e-4,
+        "training.steps": 550,
     },
     "finetune": {
         "objective.levels": "sentence",
-        "optimizer.learning_rate": 4e-4,
-        "training.steps": 1000,
+        "optimizer.learning_rate": 5e-4,
+        "training.steps": 500,
         "training.eval_epochs": 2.0,
         "evaluation.dataset": "synthetic_people",
     },
@@ -33,12 +33,13 @@ def get_config(variants: str = "finetune") -> ConfigDict:
         patch_size=8,
         patch_stride=8,
         depth=2,
-        heads=6,
+        heads=12,
         vocabulary_size=1024,
         max_text_positions=64,
         drop_path=0.0,
         text_dropout=0.0,
-        kernel_deviation=0.07,
+        kernel_deviation=0.05,
+        positions="sincos",
         dtype="float32",
         layers="unroll",
     )
@@ -49,8 +50,8 @@ def get_config(variants: str = "finetune") -> ConfigDict:
     config.optimizer.update(
         name="adamw", bias_factor=1.0, weight_decay=0.05, decay="matrices", clip_norm=1.0
     )
-    config.schedule.update(start_rate=0.0, floor_rate=0.0, warmup_epochs=0.15)
-    config.training.update(batch_size=32, log_steps=50, eval_epochs=0.0, save_epochs=2.0)
+    config.schedule.update(start_rate=0.0, floor_rate=0.0, warmup_epochs=0.3)
+    config.training.update(batch_size=64, log_steps=25, eval_epochs=0.0, save_epochs=2.0)
     name = "synthetic_scenes" if "pretrain" in variants else "synthetic_people"
     config.data.mixture = ConfigDict({name: 1.0})
     return base.apply_variants(config, variants, VARIANTS)

@@ -64,6 +64,7 @@ RULES: dict[str, Rule] = {
     "model.image_size": _COUNTS,
     "model.drop_path": _SHARE,
     "model.text_dropout": _SHARE,
+    "model.positions": _one_of("normal", "sincos"),
     "model.dtype": _one_of("bfloat16", "float32"),
     "model.layers": _one_of("scan", "unroll"),
     "model.remat": _one_of("none", "block"),
@@ -114,6 +115,10 @@ RELATIONS: tuple[tuple[tuple[str, ...], Callable[..., Any]], ...] = (
     (
         ("model.width", "model.heads"),
         lambda width, heads: width % heads and f"must be a multiple of model.heads = {heads}",
+    ),
+    (
+        ("model.width", "model.positions"),
+        lambda width, kind: kind == "sincos" and width % 4 and 'must be a multiple of 4 ("sincos")',
     ),
     (
         ("model.image_size", "model.patch_size"),

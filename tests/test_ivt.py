@@ -1,6 +1,7 @@
 """What must never change a feature, and what stochastic depth does to a branch."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from flax import nnx
 from tiny import CONFIG, network, training_batch
 
 from ivt_jax.model import ivt
-from ivt_jax.model.ivt import IVTConfig
+from ivt_jax.model.ivt import IVT, IVTConfig
 
 KEY = jax.random.key(3)
 
@@ -202,3 +203,27 @@ def test_patches_are_the_windows_of_the_image(stride, size):
     found = jax.jit(lambda x: model.embed_image(x))(batch)
     assert found.shape == (2, config.image_tokens, CONFIG.width)
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_sincos_tables_are_the_waves_of_each_place():
+    config = dataclasses.replace(CONFIG, positions="sincos")
+    model = IVT(config, rngs=nnx.Rngs(0))
+
+    def wave(place, width):
+        angles = [place / 10_000 ** (2 * i / width) for i in range(width // 2)]
+        return 0.02 * 2**0.5 * np.array([*map(math.sin, angles), *map(math.cos, angles)])
+
+    texts = [wave(place, config.width) for place in range(config.max_text_positions)]
+    np.testing.assert_allclose(model.position_table[...], texts, atol=1e-6)
+    patches = [
+        np.concatenate([wave(y, config.width // 2), wave(x, config.width // 2)])
+        for y in range(config.grid[0])
+        for x in range(config.grid[1])
+    ]
+    expected = [np.zeros(config.width), *patches]
+    np.testing.assert_allclose(model.image_positions[...], expected, atol=1e-6)
+
+
+def test_sincos_needs_a_width_of_fours():
+    with pytest.raises(ValueError, match="divisible by 4"):
+        dataclasses.replace(CONFIG, positions="sincos", width=34, heads=2)

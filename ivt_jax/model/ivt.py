@@ -21,7 +21,8 @@ _table = jax.nn.initializers.normal(0.02)
 class IVTConfig:
     """Sizes and computation of an IVT; the fields of `config.model`, documented in configs/base.py.
 
-    Raises ValueError when heads do not divide the width or a patch does not fit the image.
+    Raises ValueError when heads do not divide the width, a patch does not fit the image, or the
+    width does not suit the position tables.
     """
 
     image_size: tuple[int, int] = (384, 128)
@@ -36,6 +37,7 @@ class IVTConfig:
     drop_path: float = 0.0
     text_dropout: float = 0.0
     kernel_deviation: float = 0.02
+    positions: str = "normal"
     dtype: str = "float32"
     layers: str = "scan"
     remat: str = "none"
@@ -46,6 +48,8 @@ class IVTConfig:
             raise ValueError(f"heads={self.heads} must divide width={self.width}")
         if min(self.image_size) < self.patch_size:
             raise ValueError(f"a patch of {self.patch_size} does not fit in {self.image_size}")
+        if self.positions == "sincos" and self.width % 4:
+            raise ValueError(f'positions="sincos" needs a width divisible by 4, not {self.width}')
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -145,10 +149,11 @@ class IVT(nnx.Module):
         )
         self.class_token = nnx.Param(_table(rngs.params(), (width,)))
         # One type vector for EACH position: the published parameter count needs it.
-        self.image_positions = nnx.Param(_table(rngs.params(), (config.image_tokens, width)))
+        image_positions, text_positions = _positions(config, rngs.params())
+        self.image_positions = nnx.Param(image_positions)
         self.image_types = nnx.Param(_table(rngs.params(), (config.image_tokens, width)))
         self.word_table = nnx.Param(_table(rngs.params(), (config.vocabulary_size, width)))
-        self.position_table = nnx.Param(_table(rngs.params(), (config.max_text_positions, width)))
+        self.position_table = nnx.Param(text_positions)
         self.type_table = nnx.Param(_table(rngs.params(), (2, width)))
         self.text_norm = nnx.LayerNorm(width, epsilon=1e-12, use_fast_variance=False, rngs=rngs)
         block_keys = jax.random.split(rngs.params(), config.depth)
@@ -265,6 +270,30 @@ class IVT(nnx.Module):
             layer = self._layer(mask, modality, queries)
             tokens = layer(tokens, block, keys[index], rates[index])
         return tokens
+
+
+def _positions(config: IVTConfig, key):
+    """First values of the position tables of images (N, D) and texts (max_text_positions, D).
+
+    "normal" draws noise, as the official code does. "sincos" gives each row the sines and cosines
+    of its place, with the same deviation, so that neighbours are alike from the first step.
+    """
+    shapes = [(rows, config.width) for rows in (config.image_tokens, config.max_text_positions)]
+    if config.positions == "normal":
+        return [_table(k, shape) for k, shape in zip(jax.random.split(key), shapes, strict=True)]
+    rows, columns = jnp.divmod(jnp.arange(config.image_tokens - 1), config.grid[1])
+    half = config.width // 2
+    patches = jnp.concatenate([_waves(rows, half), _waves(columns, half)], axis=1)
+    class_token = jnp.zeros((1, config.width))
+    texts = _waves(jnp.arange(config.max_text_positions), config.width)
+    return jnp.concatenate([class_token, patches]), texts
+
+
+def _waves(places, width: int):
+    """Sines and cosines (P, width) of places (P,) at wavelengths of 2 pi to 20,000 pi."""
+    rates = 10_000.0 ** -(jnp.arange(width // 2) / (width // 2))
+    angles = places[:, None] * rates
+    return 0.02 * 2**0.5 * jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
 
 
 def _linear(config: IVTConfig, inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
