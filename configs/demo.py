@@ -44,7 +44,12 @@ def get_config(variants: str = "finetune") -> ConfigDict:
         layers="unroll",
     )
     config.data.update(
-        sampler="identity", captions_per_identity=2, text_length=48, pad=3, erase=0.0
+        sampler="identity",
+        captions_per_identity=2,
+        text_length=48,
+        pad=3,
+        erase=0.0,
+        cache_gib=0.5,
     )
     config.masking.update(image_ratio=0.1, text_ratio=0.1)
     config.optimizer.update(
