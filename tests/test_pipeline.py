@@ -277,9 +277,9 @@ def test_a_cache_decodes_once_what_it_has_room_for(tokenizer, monkeypatch, gib, 
 
     real = pipeline.decode
     monkeypatch.setattr(pipeline, "decode", counting)
-    one_by_one = {"threads": 1, "prefetch": 1}  # two threads may decode one image at once
     entries = dataset(kind="images")
-    read(tokenizer, 5, datasets=[entries], batch_size=8, cache_gib=gib, **one_by_one)
+    # One thread: two may decode one image at once.
+    read(tokenizer, 5, datasets=[entries], batch_size=8, cache_gib=gib, threads=1, prefetch=1)
     visits = sorted(decoded.count(f"record {number}") for number in range(8))
     if each:
         assert visits == [each] * 8
