@@ -12,6 +12,7 @@ from configs import base
 
 VARIANTS = {
     "pretrain": {
+        "data.sampler": "shuffle",
         "optimizer.learning_rate": 6e-4,
         "training.steps": 550,
     },

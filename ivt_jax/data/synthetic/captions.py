@@ -8,7 +8,7 @@ from ivt_jax.data.synthetic import words
 from ivt_jax.data.synthetic.attributes import ATTRIBUTES, UNTOLD
 from ivt_jax.data.synthetic.drawing import pick
 
-LONGEST = 56  # words and punctuation marks of a caption, each one WordPiece token
+LONGEST = 47  # words and punctuation marks of a caption, each one WordPiece token
 REMARKS = ("activity", "facing", "place")
 _KEEP = {"upper_colour": 9.0, "lower_colour": 3.0, "upper": 2.0, "lower": 1.5, "gender": 1.5}
 
