@@ -14,12 +14,13 @@ VARIANTS = {
     "pretrain": {
         "data.sampler": "shuffle",
         "optimizer.learning_rate": 6e-4,
-        "training.steps": 550,
+        "training.steps": 850,
     },
     "finetune": {
         "objective.levels": "sentence",
+        "objective.epsilon": 1e-4,
         "optimizer.learning_rate": 5e-4,
-        "training.steps": 500,
+        "training.steps": 540,
         "training.eval_epochs": 2.0,
         "evaluation.dataset": "synthetic_people",
     },

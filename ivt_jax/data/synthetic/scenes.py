@@ -23,7 +23,7 @@ from ivt_jax.data.synthetic.objects import (
 )
 from ivt_jax.data.synthetic.people import finish
 
-_LAYOUTS = {"outfit": 4.5, "row": 2.0, "stack": 2.0, "under": 0.8, "count": 1.2, "single": 1.2}
+_LAYOUTS = {"outfit": 9.0, "row": 2.0, "stack": 2.0, "under": 0.8, "count": 1.2, "single": 1.2}
 _OUTDOOR = ("house", "tree", "car", "bus", "bicycle", "bench", "dog", "bird", "sign", "cat")
 _INDOOR = ("lamp", "chair", "mug", "flower", "notebook", "cat", "ball")
 _CLOTHES = (
