@@ -1,17 +1,14 @@
 """A dataset stopped in any way goes on where it was, and ends with the same bytes."""
 
 import contextlib
-import errno
 import functools
 import hashlib
 import io
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
 import pytest
@@ -20,12 +17,9 @@ from PIL import Image
 
 from ivt_jax import prepare
 from ivt_jax.data import records
-from ivt_jax.data.builders import shards, space
-from ivt_jax.data.builders.dataset import QUARANTINE, write_dataset
+from ivt_jax.data.builders.dataset import write_dataset
 from ivt_jax.data.builders.ingest import Split
-from ivt_jax.data.builders.shards import Task, write_shard
 from ivt_jax.data.records import DataError
-from ivt_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 TRAIN, VAL = 1000, 70  # 16 shards of 64, the last smaller, and 2
@@ -130,7 +124,7 @@ def started(tmp_path, workers):
 def wait_for(condition, process=None):
     end = time.monotonic() + 60
     while not condition():
-        assert process is None or process.poll() is None, process.stdout.read()
+        assert process is None or process.poll() is None
         assert time.monotonic() < end, "it never happened"
         time.sleep(0.005)
 
@@ -147,7 +141,7 @@ def test_kill_9_loses_no_finished_shard(tmp_path, undisturbed, workers):
     process = started(tmp_path, workers)
     wait_for(lambda: len(finished_shards(tmp_path)) >= 3, process)
     process.kill()
-    process.wait()
+    process.communicate()  # returns when the last worker has closed the pipe, too
     wait_for(lambda: group_is_gone(process))  # its workers end with it
     kept = finished_shards(tmp_path)
     assert 3 <= len(kept) < 18
@@ -181,7 +175,7 @@ def test_ctrl_c_stops_at_once_and_can_go_on(tmp_path, undisturbed):
     told, _ = process.communicate(timeout=30)
     assert process.returncode != 0
     assert told.count("KeyboardInterrupt") == 1, told  # of the parent alone
-    assert group_is_gone(process)
+    wait_for(lambda: group_is_gone(process))
     assert not list(tmp_path.rglob("*.tmp"))
     write_dataset("cc3m", splits(), out=tmp_path, workers=2)
     assert sums(tmp_path / "cc3m") == undisturbed

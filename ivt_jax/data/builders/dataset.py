@@ -147,11 +147,15 @@ def _write(
     space.require(
         tasks[0].attempt, sum(sizes[task.label] * len(task.split.items) for task in missing)
     )
-    with contextlib.closing(_run(missing, workers, beam)) as parts, show(done, total) as advance:
-        for part in parts:
-            advance(part.items)
-            bad += part.bad
-            _refuse(bad, total, bad_share, tasks)
+    parts = _run(missing, workers, beam)
+    try:
+        with contextlib.closing(parts), show(done, total) as advance:
+            for part in parts:
+                advance(part.items)
+                bad += part.bad
+                _refuse(bad, total, bad_share, tasks)
+    finally:
+        shards.remove_temporary(tasks[0].attempt)  # of workers that were stopped
 
 
 def _run(tasks: Sequence[Task], workers: int, beam: str | None) -> Iterator[Part]:
