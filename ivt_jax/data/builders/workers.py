@@ -29,12 +29,13 @@ def in_processes(tasks: Sequence[Task], *, workers: int) -> Iterator[Part]:
     context = get_context("spawn")
     held, lifeline = context.Pipe(duplex=False)
     executor = ProcessPoolExecutor(
-        min(workers, len(tasks)), mp_context=context, initializer=_begin, initargs=(held,)
+        min(workers, len(tasks)), mp_context=context, initializer=_watch, initargs=(held,)
     )
     try:
         pending = set()
         for task in tasks:
-            pending.add(executor.submit(write_shard, task))
+            with _no_interrupt():  # submitting starts a worker, which inherits this
+                pending.add(executor.submit(write_shard, task))
             # Few tasks wait, so the items sent ahead stay few.
             if len(pending) >= 2 * workers:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
@@ -77,9 +78,18 @@ def in_beam(tasks: Sequence[Task], *, options: Sequence[str]) -> Iterator[Part]:
         yield part
 
 
-def _begin(held: Connection):
-    """A worker leaves Ctrl-C to its parent, and ends when the parent lets go of the lifeline."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextlib.contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Ctrl-C waits; processes that start meanwhile leave it to their parent for good."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _watch(held: Connection):
+    """Ends a worker when its parent lets go of the lifeline."""
     threading.Thread(target=_end_with_parent, args=(held,), daemon=True).start()
 
 
