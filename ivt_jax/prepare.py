@@ -58,7 +58,7 @@ def prepare(
     Raises:
         UserError: an argument is wrong. DataError: the data is missing or unusable.
     """
-    _check(name, source=source, images=images)
+    _check(name, out=out, source=source, images=images)
     about = {"seed": seed} if source is None else {"source": str(Path(source).resolve())}
     if images:
         about["images"] = str(Path(images).resolve())
@@ -97,9 +97,14 @@ def ensure_embedded(directory: str | Path, names: Iterable[str]) -> None:
         prepare("synthetic", out=directory)
 
 
-def _check(name: str, *, source: str | Path | None, images: str | Path | None):
+def _check(name: str, *, out: str | Path, source: str | Path | None, images: str | Path | None):
     if name not in NAMES:
         raise UserError(f"unknown dataset {name!r}; choose one of {', '.join(NAMES)}")
+    if "://" in str(out):
+        raise UserError(
+            f"--out={out} is no folder: array_record writes to folders only. Prepare into one and "
+            "copy it, see docs/beam.md"
+        )
     if name == "synthetic" and (source or images):
         raise UserError("the embedded datasets are drawn from a seed; leave --source and --images")
     if name != "synthetic" and not source:

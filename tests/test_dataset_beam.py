@@ -3,6 +3,7 @@
 import pytest
 from test_dataset_resume import splits, sums
 
+from ivt_jax import prepare
 from ivt_jax.data.builders import shards, workers
 from ivt_jax.data.builders.dataset import write_dataset
 from ivt_jax.errors import UserError
@@ -30,3 +31,8 @@ def test_without_beam_the_command_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "apache_beam", None)
     with pytest.raises(UserError, match=r"ivt-jax\[beam\]"):
         write_dataset("cc3m", splits(), out=tmp_path, beam="")
+
+
+def test_an_object_store_is_refused_with_the_way_out(tmp_path, capsys):
+    assert prepare.main(["synthetic", "--out=gs://bucket/data"]) == 2
+    assert "copy it" in capsys.readouterr().err

@@ -30,10 +30,21 @@ def test_a_disk_too_small_is_refused_before_the_start(tmp_path, capsys, monkeypa
     monkeypatch.setattr(space.shutil, "disk_usage", lambda folder: disk)
     code, told = prepared(capsys, "sbu", f"--source={source}", f"--out={out}")
     assert code == 73
-    assert "not enough disk space" in told.err and "0.01 GB free" in told.err
+    assert "not enough disk space" in told.err and f"{out} has 10 MB free" in told.err
     assert not list(out.rglob("*.array_record*"))
     disk.free = 1 << 30
     assert prepared(capsys, "sbu", f"--source={source}", f"--out={out}")[0] == 0
+
+
+def test_two_processes_never_write_one_dataset(tmp_path):
+    def second(number):
+        with pytest.raises(UserError, match="another process"):
+            write_dataset("vg", splits, out=tmp_path)
+        return record(number)
+
+    splits = {"train": Split(range(2), second)}
+    write_dataset("vg", splits, out=tmp_path)
+    assert len(records.open_dataset(tmp_path, "vg", "train")) == 2
 
 
 def test_the_estimate_is_near_what_is_written(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import shlex
 import shutil
@@ -75,24 +76,43 @@ def write_dataset(
         raise DataError(f"dataset {name} has no records; check --source")
     if not 0 <= bad_share <= 1:
         raise UserError(f"the bad share is {bad_share}; it must be from 0 to 1")
-    sizes = {label: space.item_bytes(split) for label, split in splits.items()}
-    attempt = unfinished / space.fingerprint(name, splits, sizes=sizes, about=about or {})
-    tasks = _begin(name, splits, attempt, sizes=sizes, say=say)
-    refused = out / f"{name}.{QUARANTINE}"
-    try:
-        _write(tasks, sizes, workers=workers, bad_share=bad_share, beam=beam, show=show, say=say)
-    except DataError as error:
-        _write_quarantine(refused, tasks)
+    unfinished.mkdir(parents=True, exist_ok=True)
+    with _alone(unfinished):
+        sizes = {label: space.item_bytes(split) for label, split in splits.items()}
+        attempt = unfinished / space.fingerprint(name, splits, sizes=sizes, about=about or {})
+        tasks = _begin(name, splits, attempt, sizes=sizes, say=say)
+        refused = out / f"{name}.{QUARANTINE}"
+        try:
+            _write(
+                tasks, sizes, workers=workers, bad_share=bad_share, beam=beam, show=show, say=say
+            )
+        except DataError as error:
+            _write_quarantine(refused, tasks)
+            shutil.rmtree(unfinished)
+            raise DataError(f"dataset {name} was not written: {error}. See {refused}") from error
+        if vocabulary is not None:
+            text = "\n".join(vocabulary) + "\n"
+            (attempt / name / records.VOCABULARY).write_text(text, "utf-8")
+        manifest = _finish(name, attempt / name, tasks, about or {})
+        refused.unlink(missing_ok=True)
+        (attempt / name).rename(final)
         shutil.rmtree(unfinished)
-        raise DataError(f"dataset {name} was not written: {error}. See {refused}") from error
-    if vocabulary is not None:
-        text = "\n".join(vocabulary) + "\n"
-        (attempt / name / records.VOCABULARY).write_text(text, "utf-8")
-    manifest = _finish(name, attempt / name, tasks, about or {})
-    refused.unlink(missing_ok=True)
-    (attempt / name).rename(final)
-    shutil.rmtree(unfinished)
     return manifest
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps a second process from the folder while this one lives."""
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is writing {folder}; wait for it, or end it"
+            ) from None
+        except OSError:  # some file systems of clusters know no locks
+            pass
+        yield
 
 
 def _begin(
@@ -104,7 +124,7 @@ def _begin(
     say: Callable[[str], object],
 ) -> list[Task]:
     """The shards to write, and the folder that keeps them between attempts."""
-    others = [path for path in attempt.parent.glob("*") if path != attempt]
+    others = [path for path in attempt.parent.iterdir() if path.is_dir() and path != attempt]
     for path in others:
         shutil.rmtree(path)
     if others:
@@ -144,9 +164,8 @@ def _write(
         say(f"Going on: {done:,} of {total:,} records are in finished shards already")
     bad = sum(part.bad for part in before if part)
     _refuse(bad, total, bad_share, tasks)
-    space.require(
-        tasks[0].attempt, sum(sizes[task.label] * len(task.split.items) for task in missing)
-    )
+    needed = sum(sizes[task.label] * len(task.split.items) for task in missing)
+    space.require(tasks[0].attempt.parents[1], needed, shards=len(missing))
     parts = _run(missing, workers, beam)
     try:
         with contextlib.closing(parts), show(done, total) as advance:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +18,8 @@ from ivt_jax.errors import UserError
 
 _SAMPLES = 16  # items of a split that are read for the estimate
 _RECORD_BYTES = 512  # field names, key and framing of a record, from above
-_SPARE_BYTES = 16 << 20  # index, notes and half-written shards
+_SHARD_BYTES = 128 << 10  # the least that a shard takes beside its records
+_SPARE_BYTES = 16 << 20  # index and notes
 _CANNOT_WRITE = 73
 
 
@@ -32,19 +31,19 @@ def item_bytes(split: Split) -> float:
     return float(np.mean([_bytes(split, split.items[int(number)]) for number in numbers]))
 
 
-def require(folder: Path, needed: float) -> None:
-    """Refuses to start when `needed` bytes do not fit on the disk of `folder`.
+def require(folder: Path, needed: float, *, shards: int) -> None:
+    """Refuses to start when records of `needed` bytes do not fit on the disk of `folder`.
 
     Raises:
         UserError: exit code 73, with both figures.
     """
     free = shutil.disk_usage(folder).free
-    needed += _SPARE_BYTES
+    needed += shards * _SHARD_BYTES + _SPARE_BYTES
     if needed > free:
         raise UserError(
-            f"not enough disk space: the records take about {needed / 1e9:,.2f} GB and {folder} "
-            f"has {free / 1e9:,.2f} GB free ({os.strerror(errno.ENOSPC)}). Free some, or give "
-            "--out a folder on another disk; shards that are finished already stay.",
+            f"not enough disk space: about {needed / 1e6:,.0f} MB more will be written and "
+            f"{folder} has {free / 1e6:,.0f} MB free. Free some, or give --out a folder on "
+            "another disk; shards that are finished already are kept.",
             exit_code=_CANNOT_WRITE,
         )
 
