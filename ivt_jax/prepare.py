@@ -5,22 +5,21 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from ivt_jax.data import records
 from ivt_jax.data.builders import caption_pairs, person_search
-from ivt_jax.data.builders.ingest import Checked, Split
+from ivt_jax.data.builders.ingest import Split
 from ivt_jax.data.records import DataError
 from ivt_jax.data.texts import load_tokenizer
 from ivt_jax.errors import UserError, run
 
 NAMES = ("synthetic", *person_search.FILES, *caption_pairs.FILES)
-_SECONDS_BETWEEN_LINES = 10.0
 _CANNOT_WRITE = 73
+_RESUMABLE = "Finished shards are kept: the same command goes on from them."
 
 
 def main(argv: list[str]) -> int:
@@ -37,6 +36,8 @@ def prepare(
     vocabulary: str | Path | None = None,
     seed: int = 0,
     workers: int | None = None,
+    bad_share: float = 0.01,
+    beam: str | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Writes the dataset(s) of one name below `out`; what is finished already is left alone.
 
@@ -47,7 +48,9 @@ def prepare(
         images: folder of the images, if they are not where the dataset puts them.
         vocabulary: vocab.txt (or its folder) to store with the dataset.
         seed: of the embedded datasets.
-        workers: processes that read and check; None = one a CPU core.
+        workers: processes that read, check and write; None = one a CPU core.
+        bad_share: share of records with a fault above which a dataset is refused.
+        beam: options of an Apache Beam pipeline to use in place of `workers`; "" = its defaults.
 
     Returns:
         dataset -> its manifest (`records.read_manifest`).
@@ -55,8 +58,10 @@ def prepare(
     Raises:
         UserError: an argument is wrong. DataError: the data is missing or unusable.
     """
-    _check(name, source=source, images=images)
-    about = {"seed": seed} if name == "synthetic" else {"source": str(source)}
+    _check(name, out=out, source=source, images=images)
+    about = {"seed": seed} if source is None else {"source": str(Path(source).resolve())}
+    if images:
+        about["images"] = str(Path(images).resolve())
     manifests = {}
     for dataset in [dataset for dataset, by in records.PREPARED_BY.items() if by == name]:
         folder = Path(out) / dataset
@@ -71,6 +76,8 @@ def prepare(
                 workers=workers or os.cpu_count() or 1,
                 vocabulary=_vocabulary(name, vocabulary),
                 about=about,
+                bad_share=bad_share,
+                beam=beam,
             )
         print(_report(folder, manifests[dataset]))
     print(_next_command(name, Path(out)))
@@ -90,9 +97,14 @@ def ensure_embedded(directory: str | Path, names: Iterable[str]) -> None:
         prepare("synthetic", out=directory)
 
 
-def _check(name: str, *, source: str | Path | None, images: str | Path | None):
+def _check(name: str, *, out: str | Path, source: str | Path | None, images: str | Path | None):
     if name not in NAMES:
         raise UserError(f"unknown dataset {name!r}; choose one of {', '.join(NAMES)}")
+    if "://" in str(out):
+        raise UserError(
+            f"--out={out} is no folder: array_record writes to folders only. Prepare into one and "
+            "copy it, see docs/beam.md"
+        )
     if name == "synthetic" and (source or images):
         raise UserError("the embedded datasets are drawn from a seed; leave --source and --images")
     if name != "synthetic" and not source:
@@ -110,16 +122,32 @@ def _main(argv: list[str]) -> int:
     parser.add_argument("--out", default="data", help="folder of all datasets (default: data)")
     parser.add_argument("--seed", type=int, default=0, help="of the embedded datasets")
     parser.add_argument("--workers", type=int, help="processes (default: one a CPU core)")
+    parser.add_argument(
+        "--bad_share",
+        type=float,
+        default=0.01,
+        help="share of records with a fault above which the command fails (default: 0.01)",
+    )
+    parser.add_argument(
+        "--beam",
+        nargs="?",
+        const="",
+        metavar="OPTIONS",
+        help="run as an Apache Beam pipeline with these options, see docs/beam.md",
+    )
     arguments = vars(parser.parse_args(argv))
     try:
         prepare(arguments.pop("name"), **arguments)
     except OSError as error:
-        message = f"cannot write to {arguments['out']}: {error}. The dataset is not finished."
+        message = f"cannot write to {arguments['out']}: {error}. {_RESUMABLE}"
         raise UserError(message, exit_code=_CANNOT_WRITE) from error
     except BrokenProcessPool as error:
         raise DataError(
-            "a worker process died, most often for want of memory; try --workers=1"
+            f"a worker process died, most often for want of memory; try --workers=1. {_RESUMABLE}"
         ) from error
+    except KeyboardInterrupt:
+        print(_RESUMABLE, file=sys.stderr)
+        raise
     return 0
 
 
@@ -161,35 +189,10 @@ def _vocabulary(name: str, path: str | Path | None) -> list[str] | None:
 
 def _write(dataset: str, splits: dict[str, Split], *, out: Path, **how: Any) -> dict[str, Any]:
     from ivt_jax.data.builders.dataset import write_dataset
+    from ivt_jax.data.builders.progress import shown_on
 
-    stream = sys.stdout
-    stream.write(f"Preparing {out / dataset}\n")
-
-    def show(results: Iterable[Checked], total: int, label: str) -> Iterable[Checked]:
-        shown = _bar if stream.isatty() else _lines
-        return shown(results, total, label, stream)
-
-    return write_dataset(dataset, splits, out=out, show=show, **how)
-
-
-def _bar(results: Iterable[Checked], total: int, label: str, stream: TextIO) -> Iterator[Checked]:
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(results, label, total, console=Console(file=stream))
-
-
-def _lines(results: Iterable[Checked], total: int, label: str, stream: TextIO) -> Iterator[Checked]:
-    start = told = time.monotonic()
-    for number, result in enumerate(results, 1):
-        yield result
-        now = time.monotonic()
-        if now - told >= _SECONDS_BETWEEN_LINES:
-            told = now
-            left = (now - start) / number * (total - number)
-            stream.write(f"{label}: {number:,} of {total:,} records, {left:,.0f} s left\n")
-            stream.flush()
-    stream.write(f"{label}: {total:,} records read in {time.monotonic() - start:,.0f} s\n")
+    print(f"Preparing {out / dataset}", flush=True)
+    return write_dataset(dataset, splits, out=out, show=shown_on(sys.stdout), **how)
 
 
 def _report(folder: Path, manifest: dict[str, Any]) -> str:

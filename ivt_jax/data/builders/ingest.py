@@ -1,18 +1,13 @@
-"""Checks records before they are written, in worker processes; counts and names what is bad."""
+"""Checks records before they are written, in worker processes; names what is bad."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ivt_jax.data import images
 from ivt_jax.data.words import noun_adjective_words
-
-_CHUNK = 16  # records sent to a worker at once
-_IN_FLIGHT = 64  # chunks waiting to be written, so memory stays bounded
 
 
 @dataclass(frozen=True)
@@ -32,21 +27,6 @@ class Checked(NamedTuple):
 
     record: dict[str, Any] | None
     faults: list[tuple[str, str, str]]
-
-
-def checked(split: Split, *, executor: Executor | None = None) -> Iterator[Checked]:
-    """Loads and checks all items of a split, in order; in this process without an executor."""
-    if executor is None:
-        yield from (check(split.load, item) for item in split.items)
-        return
-    pending = deque()
-    for start in range(0, len(split.items), _CHUNK):
-        chunk = list(split.items[start : start + _CHUNK])
-        pending.append(executor.submit(_check_all, split.load, chunk))
-        if len(pending) >= _IN_FLIGHT:
-            yield from pending.popleft().result()
-    while pending:
-        yield from pending.popleft().result()
 
 
 def check(load: Callable[[Any], dict[str, Any]], item: Any) -> Checked:
@@ -100,10 +80,6 @@ def _caption_fault(caption: Any) -> str:
     except UnicodeEncodeError:
         return "invalid-caption"
     return "" if caption.strip() else "empty-caption"
-
-
-def _check_all(load: Callable[[Any], dict[str, Any]], items: list[Any]) -> list[Checked]:
-    return [check(load, item) for item in items]
 
 
 def _key(item: Any) -> str:
