@@ -63,24 +63,26 @@ def prepare(
         UserError: an argument is wrong. DataError: the data is missing or unusable.
     """
     _check(name, source=source, images=images, dataset=dataset, regions=regions)
-    about = {"seed": seed} if name == "synthetic" else {"source": str(source)}
+    about: dict[str, Any] = {"seed": seed} if name == "synthetic" else {"source": str(source)}
+    if name == "vg":
+        about["regions"] = regions
     manifests = {}
-    for dataset in _datasets(name, dataset):
-        folder = Path(out) / dataset
+    for made in _datasets(name, dataset):
+        folder = Path(out) / made
         if (folder / records.MANIFEST).is_file():
             print(f"{folder} is finished already and left alone; remove it to make it anew")
-            manifests[dataset] = records.read_manifest(out, dataset)
+            manifests[made] = records.read_manifest(out, made)
         else:
-            manifests[dataset] = _write(
-                dataset,
-                _splits(name, dataset, source=source, images=images, regions=regions, seed=seed),
+            manifests[made] = _write(
+                made,
+                _splits(name, made, source=source, images=images, regions=regions, seed=seed),
                 out=Path(out),
                 workers=workers or os.cpu_count() or 1,
                 vocabulary=_vocabulary(name, vocabulary),
                 about=about,
             )
-        print(_report(folder, manifests[dataset]))
-    print(_next_command(name, Path(out)))
+        print(_report(folder, manifests[made]))
+    print(_next_command(name, dataset or name, Path(out)))
     return manifests
 
 
@@ -257,7 +259,9 @@ def _report(folder: Path, manifest: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _next_command(name: str, out: Path) -> str:
+def _next_command(name: str, dataset: str, out: Path) -> str:
+    if name in own_data.NAMES:
+        return f"Next: name {dataset!r} in a configuration (docs/data.md, Your own photos)"
     config = "demo" if name == "synthetic" else "cc4m" if name in caption_pairs.FILES else name
     stage = "pretrain" if name in caption_pairs.FILES else "finetune"
     command = f"python -m {stage}.main --config=configs/{config}.py --workdir=runs/{config}"
