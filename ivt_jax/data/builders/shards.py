@@ -42,7 +42,7 @@ def tar_split(tars: Sequence[Path], *, source: str) -> Split:
             keys.append(key)
     spans = np.frombuffer(places, np.int64).reshape(-1, 6)
     rows = Rows((np.frombuffer(numbers, np.int64), keys, *spans.T), faults)
-    return rows_split(rows, _load_tar, list(tars), source)
+    return rows_split(rows, _load_tar, [str(tar) for tar in tars], source)
 
 
 def _samples(tar: Path, faults: list[Fault]) -> dict[str, list[int]]:
@@ -95,11 +95,12 @@ def _add(
 
 
 def _load_tar(
-    tars: list[Path], source: str, number: int, tar: int, key: str, *places: int
+    tars: list[str], source: str, number: int, tar: int, key: str, *places: int
 ) -> dict[str, Any]:
-    where = f"{tars[tar].name}/{key}"
+    path = Path(tars[tar])
+    where = f"{path.name}/{key}"
     image, text, about = (
-        read_file(tars[tar], where, offset=offset, size=size) if offset >= 0 else None
+        read_file(path, where, offset=offset, size=size) if offset >= 0 else None
         for offset, size in zip(places[::2], places[1::2], strict=True)
     )
     captions = _captions(text, about, where)
@@ -185,7 +186,7 @@ def parquet_split(files: Sequence[Path], *, source: str) -> tuple[Split, int]:
             faults.append(Fault(path.name, "damaged-parquet", str(error)))
     columns = np.frombuffer(places, np.int64).reshape(-1, 3).T
     rows = Rows(tuple(columns), faults)
-    return rows_split(rows, _load_parquet, list(files), source), failed
+    return rows_split(rows, _load_parquet, [str(path) for path in files], source), failed
 
 
 def _downloaded(file: Any, group: int) -> list[bool]:
@@ -196,16 +197,17 @@ def _downloaded(file: Any, group: int) -> list[bool]:
 
 
 def _load_parquet(
-    files: list[Path], source: str, number: int, file: int, group: int, row: int
+    files: list[str], source: str, number: int, file: int, group: int, row: int
 ) -> dict[str, Any]:
-    key = f"{files[file].name}, group {group}, row {row}"
+    path = Path(files[file])
+    key = f"{path.name}, group {group}, row {row}"
     try:
-        table = _row_group(files[file], group)
+        table = _row_group(path, group)
     except (DataError, OSError, ValueError) as error:
         raise RecordError(key, "damaged-parquet", str(error)) from error
     values = {name: table.column(name)[row].as_py() for name in table.column_names}
     if values.get("key") is not None:
-        key = f"{files[file].name}/{values['key']}"
+        key = f"{path.name}/{values['key']}"
     image = values[_image_column(table.column_names)]
     if image is None:
         raise RecordError(key, "missing-image", "its image is null")
