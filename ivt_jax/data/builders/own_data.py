@@ -128,7 +128,11 @@ def _columns(path: Path) -> list[str]:
     if path.suffix.lower() != ".csv":
         return []
     with path.open("rb") as file:
-        header = next(csv.reader([text_of(file.readline())]), [])
+        line = text_of(file.readline())
+    try:
+        header = next(csv.reader([line]), [])
+    except csv.Error as error:
+        raise DataError(f"{path}: the first line cannot be read as CSV: {error}") from error
     columns = [name.strip() for name in header]
     missing = {"image", "caption"} - set(columns)
     if missing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,15 +113,16 @@ def read_file(path: Path, key: str, *, offset: int = 0, size: int = -1) -> bytes
     """All of a file, or `size` bytes from `offset`; RecordError names the record `key`."""
     try:
         with path.open("rb") as file:
+            missing = offset + size - os.fstat(file.fileno()).st_size
+            if size >= 0 and missing > 0:  # checked first, as reading would reserve the memory
+                detail = f"{path} ends {missing:,} bytes too early"
+                raise RecordError(key, "truncated", detail)
             file.seek(offset)
-            data = file.read(size)
+            return file.read(size)
     except FileNotFoundError as error:
         raise RecordError(key, "missing-file", str(error)) from error
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
         raise RecordError(key, "unreadable-file", str(error)) from error
-    if len(data) < size:
-        raise RecordError(key, "truncated", f"{path} ends {size - len(data):,} bytes too early")
-    return data
 
 
 def text_of(data: bytes) -> str:

@@ -22,6 +22,7 @@ from ivt_jax.data.records import DataError
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 _PARTS = {**dict.fromkeys(IMAGES, 0), "txt": 1, "json": 2}  # suffix -> place in a row
+_LARGEST = 1 << 40  # bytes of a member; more is a damaged header
 _CAPTIONS = ("txt", "caption")  # columns of a parquet file
 
 
@@ -56,7 +57,8 @@ def _samples(tar: Path, faults: list[Fault]) -> dict[str, list[int]]:
                     faults.append(Fault(f"{tar.name}/{member.name}", "unsafe-member", fault))
                 elif not member.isdir():
                     _add(samples, member, tar, faults)
-    except (tarfile.TarError, OSError, EOFError) as error:
+    # tarfile raises a dozen unrelated types on hostile headers.
+    except Exception as error:
         faults.append(Fault(tar.name, "damaged-tar", f"{error}; what precedes it is read"))
     return samples
 
@@ -72,6 +74,8 @@ def _member_fault(member: tarfile.TarInfo) -> str:
             return "its path leaves the tar"
     if member.isdir():
         return ""
+    if not 0 <= member.size < _LARGEST:
+        return f"its size is said to be {member.size} bytes"
     if member.issym() or member.islnk():
         return "it is a link"
     return "" if member.isreg() and not member.issparse() else "it is no ordinary file"
@@ -182,7 +186,7 @@ def parquet_split(files: Sequence[Path], *, source: str) -> tuple[Split, int]:
                 for row, keep in enumerate(kept):
                     if keep:
                         places.extend((number, group, row))
-        except DataError as error:
+        except Exception as error:  # as many types as pyarrow has
             faults.append(Fault(path.name, "damaged-parquet", str(error)))
     columns = np.frombuffer(places, np.int64).reshape(-1, 3).T
     rows = Rows(tuple(columns), faults)
@@ -203,14 +207,14 @@ def _load_parquet(
     key = f"{path.name}, group {group}, row {row}"
     try:
         table = _row_group(path, group)
-    except (DataError, OSError, ValueError) as error:
+        values = {name: table.column(name)[row].as_py() for name in table.column_names}
+    except Exception as error:  # as many types as pyarrow has
         raise RecordError(key, "damaged-parquet", str(error)) from error
-    values = {name: table.column(name)[row].as_py() for name in table.column_names}
     if values.get("key") is not None:
         key = f"{path.name}/{values['key']}"
-    image = values[_image_column(table.column_names)]
-    if image is None:
-        raise RecordError(key, "missing-image", "its image is null")
+    image = values.get(_image_column(list(values)))
+    if not isinstance(image, bytes):
+        raise RecordError(key, "missing-image", "its image is null or no bytes")
     caption = next((values[name] for name in _CAPTIONS if values.get(name) is not None), None)
     captions = [] if caption is None else [caption]
     return new_record(image, captions, identity=number, source=source, key=key)
