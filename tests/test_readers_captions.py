@@ -206,10 +206,12 @@ def test_coco_faults(tmp_path):
     path = tmp_path / "annotations" / "captions_train2017.json"
     content = json.loads(path.read_text())
     content["annotations"] = [{"image_id": 9, "caption": "a"}, {"image_id": 7, "caption": "b"}, {}]
+    content["annotations"] += [{"image_id": [9], "caption": "c"}, 5]
+    content["images"] += [{"id": [1], "file_name": "x.jpg"}, {"id": 8}]
     path.write_text(json.dumps(content))
     found, faults = checked(caption_splits("coco", path)["train"])
     assert [record["captions"] for record in found.values()] == [["a"]]
-    assert [reason for _, reason in faults] == ["no-caption", "bad-row", "bad-row"]
+    assert [reason for _, reason in faults] == ["no-caption"] + ["bad-row"] * 6
     coco_official(tmp_path, 2014)
     with pytest.raises(DataError, match="2014 and of 2017, which are mostly the same"):
         caption_splits("coco", tmp_path)

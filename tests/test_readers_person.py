@@ -127,7 +127,7 @@ def test_processed_rstpreid(tmp_path):
 
 
 def test_processed_cuhk_pedes_keeps_att(tmp_path):
-    att = [{"upper": "red coat", "shoes": "é"}, {}]
+    att = [{"upper": "red coat", "shoes": "é"}, {}, {"bad": "\ud800"}]
     rows = [
         {"captions": f"c{n}", "file_path": "a.jpg", "processed_tokens": ["c"], "att": a, "id": 1}
         for n, a in enumerate(att)
@@ -135,7 +135,10 @@ def test_processed_cuhk_pedes_keeps_att(tmp_path):
     content = {"train": rows, "val": [], "test": []}
     source = dataset(tmp_path, "cuhk_pedes_att.json", content, ["a.jpg"])
     found, _ = read(person_splits("cuhk_pedes", source)["train"])
-    assert [json.loads(text) if text else {} for text in found[0]["attributes"]] == att
+    assert [json.loads(text) if text else {} for text in found[0]["attributes"]] == [
+        *att[:2],
+        {"bad": "?"},
+    ]
 
 
 def test_bad_records_stop_nothing(tmp_path):
@@ -143,6 +146,8 @@ def test_bad_records_stop_nothing(tmp_path):
         entry("train", "a.jpg", 1, ["good", "", None]),
         {"split": "train", "file_path": "b.jpg", "id": 2},
         entry("train", "gone.jpg", 3, ["c"]),
+        entry("train", "\0.jpg", 3, ["c"]),
+        entry("train", "\ud800.jpg", 3, ["c"]),
     ]
     source = dataset(tmp_path, "reid_raw.json", content, ["a.jpg", "b.jpg"])
     found, faults = read(person_splits("cuhk_pedes", source)["train"])
@@ -152,6 +157,8 @@ def test_bad_records_stop_nothing(tmp_path):
         ("a.jpg", "invalid-caption"),
         ("b.jpg", "no-caption"),
         ("gone.jpg", "missing-file"),
+        ("\0.jpg", "unreadable-file"),
+        ("\ud800.jpg", "unreadable-file"),
     ]
 
 

@@ -217,6 +217,40 @@ def test_a_cut_tar_gives_what_is_whole(tmp_path):
     ]
 
 
+def test_a_tar_cut_between_members_is_told(tmp_path):
+    write_tar(tmp_path / "0.tar", members(1) | members(2))
+    whole = (tmp_path / "0.tar").read_bytes()
+    (tmp_path / "0.tar").write_bytes(whole[: whole.index(b"000000002.jpg")])
+    found, faults = checked(tar_split([tmp_path / "0.tar"], source="cc3m"))
+    expect(found, {"0.tar/000000001": 1})
+    assert [(key, reason) for key, reason, _ in faults] == [("0.tar", "damaged-tar")]
+
+
+SIZES = {
+    "negative": b"\xff" * 12,
+    "beyond 64 bits": b"\x80" + b"\x7f" * 11,
+    "8 GB": b"77777777777\0",
+    "no number": b"?" * 12,
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_senseless_sizes_cost_one_tar(tmp_path, size):
+    """The third header lies about its size; its checksum is right."""
+    write_tar(tmp_path / "0.tar", members(1) | {"x.jpg": photo(2), "x.txt": b"text"})
+    write_tar(tmp_path / "1.tar", members(3))
+    data = bytearray((tmp_path / "0.tar").read_bytes())
+    start = data.index(b"x.jpg")
+    data[start + 124 : start + 136] = SIZES[size]
+    data[start + 148 : start + 156] = b" " * 8
+    data[start + 148 : start + 156] = b"%06o\0 " % sum(data[start : start + 512])
+    (tmp_path / "0.tar").write_bytes(data)
+    tars = sorted(tmp_path.glob("*.tar"))
+    found, faults = checked(tar_split(tars, source="cc3m"))
+    expect(found, {"0.tar/000000001": 1, "1.tar/000000003": 3})
+    assert faults
+
+
 def test_rows_of_tars_are_small(tmp_path):
     files = {f"{n:09}.{end}": b"x" for n in range(1000) for end in ("jpg", "txt")}
     write_tar(tmp_path / "0.tar", files)

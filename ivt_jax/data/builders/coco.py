@@ -58,28 +58,33 @@ def coco_splits(source: Path, *, images: Path | None = None) -> dict[str, Split]
 
 def _official_split(path: Path, folder: str, *, images: Path | None) -> Split:
     content = read_json(path)
-    names = {
-        field(entry, "id", f"{path}, an image"): f"{folder}/{field(entry, 'file_name', str(path))}"
-        for entry in _list(content, "images", path)
-    }
-    captions: dict[int, list[Any]] = {number: [] for number in names}
-    faults = []
-    for number, entry in enumerate(_list(content, "annotations", path)):
-        image = entry.get("image_id") if isinstance(entry, dict) else None
-        if image in captions and "caption" in entry:
-            captions[image].append(entry["caption"])
+    names, captions, faults = {}, {}, []
+    for number, entry in enumerate(_list(content, "images", path)):
+        try:
+            image, name = int(entry["id"]), f"{folder}/{entry['file_name']}"
+        except (KeyError, TypeError, ValueError) as error:
+            faults.append(_bad(path, f"image {number}", error))
         else:
-            detail = "it has no caption or names no image of the file"
-            faults.append(Fault(f"{path.name}, annotation {number}", "bad-row", detail))
+            names[image], captions[image] = name, []
+    for number, entry in enumerate(_list(content, "annotations", path)):
+        try:
+            captions[entry["image_id"]].append(entry["caption"])
+        except (KeyError, TypeError) as error:
+            faults.append(_bad(path, f"annotation {number}", error))
     rows = [(name, captions[number], number) for number, name in names.items()]
     return _split(path, rows, faults, images=images)
+
+
+def _bad(path: Path, entry: str, error: Exception) -> Fault:
+    detail = f"a field or what it names is missing, or of the wrong type: {error!r}"
+    return Fault(f"{path.name}, {entry}", "bad-row", detail)
 
 
 def _karpathy_splits(path: Path, *, images: Path | None) -> dict[str, Split]:
     # The tokens are most of the file and never used.
     try:
         content = json.loads(path.read_bytes(), object_hook=_without_tokens)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not a JSON file: {error}") from error
     rows: dict[str, list[tuple[str, list[Any], int]]] = {"train": [], "val": [], "test": []}
     faults, counts = [], Counter()
@@ -91,8 +96,7 @@ def _karpathy_splits(path: Path, *, images: Path | None) -> dict[str, Split]:
             rows["train" if split == "restval" else split].append(row)
             counts[split] += 1
         except (KeyError, TypeError, ValueError) as error:
-            detail = f"a field is missing or of the wrong type: {error!r}"
-            faults.append(Fault(f"{path.name}, image {number}", "bad-row", detail))
+            faults.append(_bad(path, f"image {number}", error))
     print(
         f"{path}: Karpathy's split of COCO; {counts['train']:,} train and {counts['restval']:,} "
         f"restval images make train, {counts['val']:,} val and {counts['test']:,} test images "

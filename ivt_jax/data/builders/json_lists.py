@@ -55,7 +55,7 @@ def _entries(file: Any, path: Path) -> Iterator[tuple[int, int, Any]]:
             return
         try:
             entry, end = decode(text, at)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             more = file.read(max(_CHUNK, len(text) - at)).decode("latin-1")
             if not more or len(text) - at > _LONGEST:
                 raise DataError(f"{path} is not a JSON file: byte {base + at}: {error}") from error
@@ -75,7 +75,7 @@ def read_entry(path: Path, offset: int, size: int) -> Any:
     key = f"{path.name}, byte {offset}"
     try:
         return json.loads(read_file(path, key, offset=offset, size=size))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(key, "bad-row", str(error)) from error
 
 

@@ -186,7 +186,7 @@ def _parsed(data: bytes, columns: list[str], key: str) -> _Row:
             row = dict(zip(columns, values, strict=True))
         else:
             row = json.loads(data)
-    except (ValueError, csv.Error) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         raise RecordError(key, "bad-row", str(error)) from error
     image = row.get("image") if isinstance(row, dict) else None
     if not isinstance(image, str) or not image:

@@ -105,8 +105,13 @@ def new_record(
         "captions": list(captions),
         "identity": identity,
         "source": source,
-        "key": key.encode("utf-8", "replace").decode("utf-8"),
+        "key": writable(key),
     }
+
+
+def writable(text: str) -> str:
+    """The text with what UTF-8 cannot hold, such as bytes of a file name, replaced by `?`."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def read_file(path: Path, key: str, *, offset: int = 0, size: int = -1) -> bytes:

@@ -50,13 +50,17 @@ def _samples(tar: Path, faults: list[Fault]) -> dict[str, list[int]]:
     """Key -> offset and size of its image, text and JSON; -1 where there is none."""
     samples: dict[str, list[int]] = {}
     try:
-        with tarfile.open(tar, "r:") as archive:
+        with tar.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 fault = _member_fault(member)
                 if fault:
                     faults.append(Fault(f"{tar.name}/{member.name}", "unsafe-member", fault))
                 elif not member.isdir():
                     _add(samples, member, tar, faults)
+            # tarfile takes a damaged header, and the end of a cut file, for the tar's end.
+            file.seek(archive.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError(f"no header and no end at byte {archive.offset:,}")
     # tarfile raises a dozen unrelated types on hostile headers.
     except Exception as error:
         faults.append(Fault(tar.name, "damaged-tar", f"{error}; what precedes it is read"))
@@ -119,7 +123,7 @@ def _captions(text: bytes | None, about: bytes | None, key: str) -> list[Any]:
         return []
     try:
         content = json.loads(about)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(key, "bad-json", str(error)) from error
     caption = content.get("caption") if isinstance(content, dict) else None
     return [] if caption is None else [caption]
