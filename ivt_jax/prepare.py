@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Iterable
 from concurrent.futures.process import BrokenProcessPool
@@ -11,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ivt_jax.data import records
-from ivt_jax.data.builders import caption_pairs, person_search
+from ivt_jax.data.builders import caption_pairs, own_data, person_search, visual_genome
 from ivt_jax.data.builders.ingest import Split
 from ivt_jax.data.records import DataError
 from ivt_jax.data.texts import load_tokenizer
 from ivt_jax.errors import UserError, run
 
-NAMES = ("synthetic", *person_search.FILES, *caption_pairs.FILES)
+NAMES = ("synthetic", *person_search.FILES, *caption_pairs.FILES, *own_data.NAMES)
 _CANNOT_WRITE = 73
 _RESUMABLE = "Finished shards are kept: the same command goes on from them."
 
@@ -33,6 +34,8 @@ def prepare(
     out: str | Path,
     source: str | Path | None = None,
     images: str | Path | None = None,
+    dataset: str | None = None,
+    regions: str = "image",
     vocabulary: str | Path | None = None,
     seed: int = 0,
     workers: int | None = None,
@@ -44,8 +47,12 @@ def prepare(
     Args:
         name: one of NAMES; "synthetic" writes synthetic_people and synthetic_scenes.
         out: folder of all datasets; made if missing.
-        source: the published JSON file or its folder; not used by "synthetic".
+        source: the dataset's file or folder (docs/data.md lists the forms of each); not used by
+            "synthetic".
         images: folder of the images, if they are not where the dataset puts them.
+        dataset: name to give to one's own data ("folder", "table").
+        regions: of "vg": "image", all phrases of an image in one record | "crop", one record a
+            region.
         vocabulary: vocab.txt (or its folder) to store with the dataset.
         seed: of the embedded datasets.
         workers: processes that read, check and write; None = one a CPU core.
@@ -58,20 +65,24 @@ def prepare(
     Raises:
         UserError: an argument is wrong. DataError: the data is missing or unusable.
     """
-    _check(name, out=out, source=source, images=images)
-    about = {"seed": seed} if source is None else {"source": str(Path(source).resolve())}
+    _check(name, out=out, source=source, images=images, dataset=dataset, regions=regions)
+    about: dict[str, Any] = {"seed": seed}
+    if source is not None:
+        about = {"source": str(Path(source).resolve())}
     if images:
         about["images"] = str(Path(images).resolve())
+    if name == "vg":
+        about["regions"] = regions
     manifests = {}
-    for dataset in [dataset for dataset, by in records.PREPARED_BY.items() if by == name]:
-        folder = Path(out) / dataset
+    for made in _datasets(name, dataset):
+        folder = Path(out) / made
         if (folder / records.MANIFEST).is_file():
             print(f"{folder} is finished already and left alone; remove it to make it anew")
-            manifests[dataset] = records.read_manifest(out, dataset)
+            manifests[made] = records.read_manifest(out, made)
         else:
-            manifests[dataset] = _write(
-                dataset,
-                _splits(dataset, source=source, images=images, seed=seed),
+            manifests[made] = _write(
+                made,
+                _splits(name, made, source=source, images=images, regions=regions, seed=seed),
                 out=Path(out),
                 workers=workers or os.cpu_count() or 1,
                 vocabulary=_vocabulary(name, vocabulary),
@@ -79,8 +90,8 @@ def prepare(
                 bad_share=bad_share,
                 beam=beam,
             )
-        print(_report(folder, manifests[dataset]))
-    print(_next_command(name, Path(out)))
+        print(_report(folder, manifests[made]))
+    print(_next_command(name, dataset or name, Path(out)))
     return manifests
 
 
@@ -97,7 +108,20 @@ def ensure_embedded(directory: str | Path, names: Iterable[str]) -> None:
         prepare("synthetic", out=directory)
 
 
-def _check(name: str, *, out: str | Path, source: str | Path | None, images: str | Path | None):
+def _datasets(name: str, dataset: str | None) -> list[str]:
+    """The datasets that a name makes."""
+    return [dataset] if dataset else [d for d, by in records.PREPARED_BY.items() if by == name]
+
+
+def _check(
+    name: str,
+    *,
+    out: str | Path,
+    source: str | Path | None,
+    images: str | Path | None,
+    dataset: str | None,
+    regions: str,
+):
     if name not in NAMES:
         raise UserError(f"unknown dataset {name!r}; choose one of {', '.join(NAMES)}")
     if "://" in str(out):
@@ -108,16 +132,40 @@ def _check(name: str, *, out: str | Path, source: str | Path | None, images: str
     if name == "synthetic" and (source or images):
         raise UserError("the embedded datasets are drawn from a seed; leave --source and --images")
     if name != "synthetic" and not source:
-        raise UserError(f"{name} needs --source=<its JSON file or the folder that holds it>")
+        raise UserError(f"{name} needs --source=<its file, or the folder that holds it>")
     if source and not Path(source).exists():
-        raise DataError(f"there is no {source}; give --source the JSON file or its folder")
+        raise DataError(f"there is no {source}; give --source the file or its folder")
+    if images and not Path(images).is_dir():
+        raise DataError(f"there is no image folder {images}")
+    if regions not in visual_genome.REGIONS or (regions != "image" and name != "vg"):
+        known = " or ".join(visual_genome.REGIONS)
+        raise UserError(f"--regions is of vg alone, {known} (got {regions!r} for {name})")
+    if (name in own_data.NAMES) != (dataset is not None):
+        raise UserError(
+            f"{name} is your own data; give --name=<what to call it>"
+            if dataset is None
+            else f"--name is for {' and '.join(own_data.NAMES)}; {name} keeps its own"
+        )
+    if dataset is not None and not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", dataset):
+        raise UserError(
+            f"--name={dataset!r} is not made of letters, digits and _, beginning with a letter"
+        )
+    if dataset in records.PREPARED_BY:
+        raise UserError(f"--name={dataset} is the name of a published dataset; choose another")
 
 
 def _main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser("python -m ivt_jax prepare", description=__doc__)
     parser.add_argument("name", choices=NAMES, help="what to prepare")
-    parser.add_argument("--source", help="the published JSON file, or the folder that holds it")
+    parser.add_argument("--source", help="the dataset's file, or the folder that holds it")
     parser.add_argument("--images", help="folder of the images, if not the usual one")
+    parser.add_argument("--name", dest="dataset", help="what to call your own data (folder, table)")
+    parser.add_argument(
+        "--regions",
+        default="image",
+        choices=visual_genome.REGIONS,
+        help="of vg: one record an image with all phrases (default), or one a region",
+    )
     parser.add_argument("--vocabulary", help="vocab.txt (or its folder) to store with the dataset")
     parser.add_argument("--out", default="data", help="folder of all datasets (default: data)")
     parser.add_argument("--seed", type=int, default=0, help="of the embedded datasets")
@@ -152,16 +200,25 @@ def _main(argv: list[str]) -> int:
 
 
 def _splits(
-    dataset: str, *, source: str | Path | None, images: str | Path | None, seed: int
+    name: str,
+    dataset: str,
+    *,
+    source: str | Path | None,
+    images: str | Path | None,
+    regions: str,
+    seed: int,
 ) -> dict[str, Split]:
     if source is None:
         return _synthetic_splits(dataset, seed=seed)
-    read = (
-        person_search.person_splits
-        if dataset in person_search.FILES
-        else caption_pairs.caption_splits
-    )
-    return read(dataset, Path(source), images=Path(images) if images else None)
+    path, root = Path(source), Path(images) if images else None
+    try:
+        if name in own_data.NAMES:
+            return own_data.own_splits(name, path, images=root, dataset=dataset)
+        if name in person_search.FILES:
+            return person_search.person_splits(name, path, images=root)
+        return caption_pairs.caption_splits(name, path, images=root, regions=regions)
+    except OSError as error:
+        raise DataError(f"{error.filename or source} cannot be read: {error.strerror}") from error
 
 
 def _synthetic_splits(dataset: str, *, seed: int) -> dict[str, Split]:
@@ -208,7 +265,9 @@ def _report(folder: Path, manifest: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _next_command(name: str, out: Path) -> str:
+def _next_command(name: str, dataset: str, out: Path) -> str:
+    if name in own_data.NAMES:
+        return f"Next: name {dataset!r} in a configuration (docs/data.md, Your own photos)"
     config = "demo" if name == "synthetic" else "cc4m" if name in caption_pairs.FILES else name
     stage = "pretrain" if name in caption_pairs.FILES else "finetune"
     command = f"python -m {stage}.main --config=configs/{config}.py --workdir=runs/{config}"

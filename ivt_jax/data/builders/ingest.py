@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ivt_jax.data import images
+from ivt_jax.data.builders.faults import RecordError
 from ivt_jax.data.words import noun_adjective_words
 
 
@@ -36,6 +37,8 @@ def check(load: Callable[[Any], dict[str, Any]], item: Any) -> Checked:
     except OSError as error:
         reason = "missing-file" if isinstance(error, FileNotFoundError) else "unreadable-file"
         return Checked(None, [(_key(item), reason, str(error))])
+    except RecordError as error:
+        return Checked(None, [(error.key, error.reason, error.detail)])
     key = str(record["key"])
     try:
         images.decode(record["image"], key=key)

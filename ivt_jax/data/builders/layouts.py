@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ivt_jax.data.builders.ingest import Split
+from ivt_jax.data.builders.rows import load_image, writable
 from ivt_jax.data.records import DataError
 
 
@@ -18,7 +19,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not a JSON file: {error}") from error
 
 
@@ -57,9 +58,10 @@ def grouped(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def image_split(rows: list[dict[str, Any]], *, root: Path, source: str) -> Split:
-    """A Split whose rows name image files (`key`) under `root`, or absolute ones."""
+    """A Split of rows {key, captions, attributes, identity}; key is an image file under `root`."""
     return Split(rows, functools.partial(_load_row, str(root), source))
 
 
 def _load_row(root: str, source: str, row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, "image": (Path(root) / row["key"]).read_bytes(), "source": source}
+    record = load_image(root, source, 0, row["key"], row["captions"], row["identity"])
+    return record | {"attributes": [writable(text) for text in row["attributes"]]}

@@ -49,7 +49,7 @@ def person_splits(name: str, source: Path, *, images: Path | None = None) -> dic
         raise DataError(f"there is no image folder {root}; give --images=<folder>")
     by_split: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     for split, row in _rows(read_json(path), path):
-        if split not in by_split:
+        if not isinstance(split, str) or split not in by_split:
             raise DataError(f"{path} has the unknown split {split!r} (image {row['key']})")
         by_split[split].append(row)
     return {
@@ -61,9 +61,11 @@ def person_splits(name: str, source: Path, *, images: Path | None = None) -> dic
 
 def _rows(content: Any, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if isinstance(content, dict):  # `query` and `gallery` of the processed files repeat `test`
-        pairs = [(split, entry) for split in SPLITS for entry in content.get(split, [])]
+        pairs = [(s, entry) for s in SPLITS for entry in listed(content.get(s, []))]
+        print(f"{path}: processed for IVT, an object of splits")
     elif isinstance(content, list):
         pairs = [(None, entry) for entry in content]
+        print(f"{path}: as published, a list")
     else:
         raise DataError(f"{path} holds neither a list nor an object of splits")
     for number, (split, entry) in enumerate(pairs):
@@ -72,13 +74,15 @@ def _rows(content: Any, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _row(entry: Any, where: str) -> dict[str, Any]:
+    # A missing caption is a fault of the record, which ingest lists; without an identity or an
+    # image the file is not what it is taken for.
+    identity = field(entry, "id", where)
     path_field = "img_path" if "img_path" in entry else "file_path"
-    captions = list(listed(field(entry, "captions", where)))
+    captions = list(listed(entry.get("captions", [])))
     att = entry.get("att") or {}
     if not isinstance(att, dict) or not all(isinstance(words, str) for words in att.values()):
         raise DataError(f"{where} has an `att` that is no object of strings: {att!r}")
     attributes = json.dumps(att, ensure_ascii=False) if att else ""
-    identity = field(entry, "id", where)
     if not isinstance(identity, int):
         raise DataError(f"{where} has the id {identity!r}; it must be an integer")
     return {
