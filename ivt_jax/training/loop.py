@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from ivt_jax.config import compare, difference, from_json, resolved_json, validate
 from ivt_jax.errors import UserError
 from ivt_jax.model.ivt import IVTConfig
-from ivt_jax.retrieval.evaluate import encode_split, make_encoders, score
+from ivt_jax.retrieval.evaluate import encode_split, make_encoders, score, truncation_note
 from ivt_jax.training.checkpoint import Checkpoints
 from ivt_jax.training.lifecycle import StopRequest
 from ivt_jax.training.optimizer import make_optimizer, make_schedule
@@ -251,7 +251,11 @@ class _Evaluator:
     def __call__(self, params, step: int, log: Telemetry) -> dict[str, float]:
         saved = {}
         for split, source in self.sources.items():
-            metrics = score(encode_split(self.encoders, params, source, **self.encode))
+            encoded = encode_split(self.encoders, params, source, **self.encode)
+            if encoded.truncated:
+                cut = encoded.truncated, len(encoded.captions)
+                log.say(f"{split}: {truncation_note(*cut, length=self.encode['length'])}")
+            metrics = score(encoded)
             log.evaluation(step, split, metrics)
             saved |= {f"{split}_{name}": value for name, value in metrics.items()}
         if self.sources:
