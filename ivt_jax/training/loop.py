@@ -45,8 +45,8 @@ def train(
       UserError: the folder holds another run, the data does not fit, the loss is not finite
         (exit code 3), or a signal asked to stop (130 or 143, after saving).
     """
-    validate(config, device_count=jax.device_count())
     workdir = Path(workdir)
+    validate(config, device_count=jax.device_count(), workdir=workdir)
     chief = jax.process_index() == 0
     data = open_data(config, views=views)
     _claim(workdir, config, data)
