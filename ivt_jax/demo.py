@@ -30,7 +30,6 @@ def main(argv: Sequence[str]) -> int:
     if not Path("configs/demo.py").is_file():
         raise UserError("run this in the folder that holds configs/, pretrain/ and finetune/")
     began = time.monotonic()
-    _call("ivt_jax", "prepare", "synthetic", f"--out={arguments.data}")
     for module, config, name, start in (_PRETRAIN, _FINETUNE, _SCRATCH):
         options = [f"--config={config}", f"--workdir={arguments.runs}/{name}"]
         options += [f"--config.data.directory={arguments.data}", f"--config.seed={arguments.seed}"]

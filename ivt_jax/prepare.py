@@ -20,11 +20,10 @@ from ivt_jax.errors import UserError, run
 
 NAMES = ("synthetic", *person_search.FILES, *caption_pairs.FILES)
 _SECONDS_BETWEEN_LINES = 10.0
-_CANNOT_WRITE = 73
 
 
 def main(argv: list[str]) -> int:
-    """Runs `python -m ivt_jax prepare ...`; returns 0, 2 (usage), 5 (unusable data) or 73."""
+    """Runs `python -m ivt_jax prepare ...`; returns the exit code (errors.py lists them)."""
     return run(_main, argv)
 
 
@@ -53,7 +52,8 @@ def prepare(
         dataset -> its manifest (`records.read_manifest`).
 
     Raises:
-        UserError: an argument is wrong. DataError: the data is missing or unusable.
+        UserError: an argument is wrong. DataError: the data is missing or unusable, or a process
+            died. OSError: a file cannot be read or written; its note says how to go on.
     """
     _check(name, source=source, images=images)
     about = {"seed": seed} if name == "synthetic" else {"source": str(source)}
@@ -72,13 +72,14 @@ def prepare(
                 vocabulary=_vocabulary(name, vocabulary),
                 about=about,
             )
-        print(_report(folder, manifests[dataset]))
-    print(_next_command(name, Path(out)))
     return manifests
 
 
 def ensure_embedded(directory: str | Path, names: Iterable[str]) -> None:
-    """Draws the embedded datasets among `names` that are not in `directory` yet."""
+    """Draws the embedded datasets among `names` that are not in `directory` yet.
+
+    Raises as `prepare` does.
+    """
     missing = [
         name
         for name in names
@@ -87,7 +88,9 @@ def ensure_embedded(directory: str | Path, names: Iterable[str]) -> None:
     ]
     if missing:
         print(f"{', '.join(missing)}: not in {directory} yet, so drawn first")
-        prepare("synthetic", out=directory)
+        for name, manifest in prepare("synthetic", out=directory).items():
+            counts = [f"{n['records']:,} {split}" for split, n in manifest["splits"].items()]
+            print(f"{name}: {', '.join(counts)} images")
 
 
 def _check(name: str, *, source: str | Path | None, images: str | Path | None):
@@ -111,15 +114,10 @@ def _main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the embedded datasets")
     parser.add_argument("--workers", type=int, help="processes (default: one a CPU core)")
     arguments = vars(parser.parse_args(argv))
-    try:
-        prepare(arguments.pop("name"), **arguments)
-    except OSError as error:
-        message = f"cannot write to {arguments['out']}: {error}. The dataset is not finished."
-        raise UserError(message, exit_code=_CANNOT_WRITE) from error
-    except BrokenProcessPool as error:
-        raise DataError(
-            "a worker process died, most often for want of memory; try --workers=1"
-        ) from error
+    name = arguments.pop("name")
+    for dataset, manifest in prepare(name, **arguments).items():
+        print(_report(Path(arguments["out"], dataset), manifest))
+    print(_next_command(name, Path(arguments["out"])))
     return 0
 
 
@@ -169,7 +167,17 @@ def _write(dataset: str, splits: dict[str, Split], *, out: Path, **how: Any) -> 
         shown = _bar if stream.isatty() else _lines
         return shown(results, total, label, stream)
 
-    return write_dataset(dataset, splits, out=out, show=show, **how)
+    try:
+        return write_dataset(dataset, splits, out=out, show=show, **how)
+    except BrokenProcessPool as error:
+        raise DataError(
+            f"a process that made {out / dataset} died, most often for want of memory; make it "
+            f"with `python -m ivt_jax prepare {records.PREPARED_BY[dataset]} ... --out={out} "
+            "--workers=1`"
+        ) from error
+    except OSError as error:
+        error.add_note(f"{out / dataset} is not finished; the same command makes it anew")
+        raise
 
 
 def _bar(results: Iterable[Checked], total: int, label: str, stream: TextIO) -> Iterator[Checked]:
@@ -206,11 +214,14 @@ def _report(folder: Path, manifest: dict[str, Any]) -> str:
 
 
 def _next_command(name: str, out: Path) -> str:
-    config = "demo" if name == "synthetic" else "cc4m" if name in caption_pairs.FILES else name
+    if name == "synthetic":
+        options = "" if out == Path("data") else f" --data={out}"
+        return f"next: python -m ivt_jax demo{options}"
+    config = "cc4m" if name in caption_pairs.FILES else name
     stage = "pretrain" if name in caption_pairs.FILES else "finetune"
     command = f"python -m {stage}.main --config=configs/{config}.py --workdir=runs/{config}"
     if out != Path("data"):
         command += f" --config.data.directory={out}"
-    if name != "synthetic" and not (out / name / records.VOCABULARY).is_file():
+    if not (out / name / records.VOCABULARY).is_file():
         command += " --config.data.vocabulary=<vocab.txt of BERT-uncased>"
-    return f"Next: {command}"
+    return f"next: {command}"
