@@ -12,10 +12,12 @@ from configs import base
 
 VARIANTS = {
     "pretrain": {
+        "data.mixture": {"synthetic_scenes": 1.0},
         "optimizer.learning_rate": 6e-4,
         "training.steps": 550,
     },
     "finetune": {
+        "data.mixture": {"synthetic_people": 1.0},
         "objective.levels": "sentence",
         "optimizer.learning_rate": 5e-4,
         "training.steps": 500,
@@ -26,7 +28,7 @@ VARIANTS = {
 
 
 def get_config(variants: str = "finetune") -> ConfigDict:
-    """The demo's model and recipe with one of the two variants."""
+    """The demo's model and recipe with one of the two variants; ValueError without one."""
     config = base.get_config("tiny")
     config.model.update(
         image_size=(96, 48),
@@ -39,7 +41,7 @@ def get_config(variants: str = "finetune") -> ConfigDict:
         drop_path=0.0,
         text_dropout=0.0,
         kernel_deviation=0.05,
-        positions="sincos",
+        position_init="sincos",
         dtype="float32",
         layers="unroll",
     )
@@ -57,6 +59,6 @@ def get_config(variants: str = "finetune") -> ConfigDict:
     )
     config.schedule.update(start_rate=0.0, floor_rate=0.0, warmup_epochs=0.3)
     config.training.update(batch_size=64, log_steps=25, eval_epochs=0.0, save_epochs=2.0)
-    name = "synthetic_scenes" if "pretrain" in variants else "synthetic_people"
-    config.data.mixture = ConfigDict({name: 1.0})
+    if not set(variants.split(",")) & set(VARIANTS):
+        raise ValueError(f'name a stage, ":pretrain" or ":finetune" (got {variants!r})')
     return base.apply_variants(config, variants, VARIANTS)

@@ -199,7 +199,7 @@ def parse_command_line(argv: Sequence[str], *, usage: str) -> tuple[ConfigDict, 
         faults += config_faults
     else:
         config = base.get_config()
-        faults.append(Fault("--config", "is missing; for example --config=configs/demo.py"))
+        faults.append(Fault("--config", "is missing, as in --config=configs/demo.py:finetune"))
     if not workdir:
         faults.append(Fault("--workdir", "is missing; a folder for checkpoints and logs"))
     elif Path(workdir).exists() and not Path(workdir).is_dir():

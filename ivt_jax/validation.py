@@ -64,7 +64,7 @@ RULES: dict[str, Rule] = {
     "model.image_size": _COUNTS,
     "model.drop_path": _SHARE,
     "model.text_dropout": _SHARE,
-    "model.positions": _one_of("normal", "sincos"),
+    "model.position_init": _one_of("normal", "sincos"),
     "model.dtype": _one_of("bfloat16", "float32"),
     "model.layers": _one_of("scan", "unroll"),
     "model.remat": _one_of("none", "block"),
@@ -80,7 +80,7 @@ RULES: dict[str, Rule] = {
     "masking.strategy": _one_of("drop", "official", "none"),
     "masking.image_ratio": _SHARE,
     "masking.text_ratio": _SHARE,
-    "masking.positions": _one_of("sample", "batch"),
+    "masking.draws": _one_of("sample", "batch"),
     "objective.logits": _one_of("projection", "dot"),
     "objective.target_norm": _one_of("l2", "sum"),
     "objective.negatives": _one_of("global", "local"),
@@ -117,7 +117,7 @@ RELATIONS: tuple[tuple[tuple[str, ...], Callable[..., Any]], ...] = (
         lambda width, heads: width % heads and f"must be a multiple of model.heads = {heads}",
     ),
     (
-        ("model.width", "model.positions"),
+        ("model.width", "model.position_init"),
         lambda width, kind: kind == "sincos" and width % 4 and 'must be a multiple of 4 ("sincos")',
     ),
     (

@@ -255,6 +255,14 @@ def test_shipped_configurations_are_valid(run, tmp_path):
         assert last_epoch == 120
 
 
+def test_the_demo_has_two_stages():
+    for stage, dataset in (("pretrain", "synthetic_scenes"), ("finetune", "synthetic_people")):
+        config = load_config(f"configs/demo.py:{stage}")
+        assert list(config.data.mixture) == [dataset]
+    with pytest.raises(ConfigError, match="name a stage"):
+        load_config("configs/demo.py:small")
+
+
 def run_command_line(capsys, *argv: str) -> list[str]:
     with pytest.raises(SystemExit) as caught:
         parse_command_line(argv, usage="usage")
