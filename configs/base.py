@@ -36,7 +36,7 @@ def apply_variants(config: ConfigDict, variants: str, known: dict[str, dict]) ->
 
 def _defaults() -> ConfigDict:
     config = ConfigDict()
-    config.seed = 1234  # of everything random: parameters, order, augmentation, masking [code]
+    config.seed = 1234  # of parameters, order, augmentation and masking [code]; not of drawn data
 
     # The unified visual-textual transformer.
     model = config.model = ConfigDict()
@@ -52,7 +52,7 @@ def _defaults() -> ConfigDict:
     model.drop_path = 0.1  # highest rate of stochastic depth, linear over the blocks [code]
     model.text_dropout = 0.1  # dropout after the text embeddings [code]
     model.kernel_deviation = 0.02  # of random kernels [code]; narrow models from scratch need more
-    model.positions = "normal"  # tables start as "normal" noise [code] | "sincos" of the place
+    model.position_init = "normal"  # tables start as "normal" noise [code] | "sincos" of the place
     model.dtype = "bfloat16"  # of the computation: "bfloat16" | "float32"; parameters are float32
     model.layers = "scan"  # "scan": compiles fast, suits TPU | "unroll": faster on GPU and CPU
     model.remat = "none"  # recomputed in the backward pass: "none" | "block"
@@ -62,7 +62,7 @@ def _defaults() -> ConfigDict:
     data.directory = "data"  # folder that `python -m ivt_jax prepare` wrote
     data.mixture = ConfigDict({"synthetic_people": 1.0}, convert_dict=False)  # dataset -> weight
     data.vocabulary = ""  # WordPiece vocab.txt; "" = the one stored with the (first) dataset
-    data.text_length = 100  # tokens, static; longer captions are cut and counted [code]
+    data.text_length = 100  # tokens, static; longer texts are cut; [code] says 100, never cuts
     data.separator = "none"  # after the last word: "none" [code] | "sep" ([SEP], the paper's Eq. 2)
     data.entries = "captions"  # an epoch passes over "captions" [code] | "images", one caption each
     data.sampler = "shuffle"  # "shuffle" | "identity": captions_per_identity entries of each person
@@ -71,7 +71,7 @@ def _defaults() -> ConfigDict:
     data.pad = 10  # black pixels on each side before the random crop [code]
     data.flip = 0.5  # probability of a horizontal flip [code]
     data.erase = 0.5  # probability of random erasing with noise; not in the paper [code]
-    data.word_level = "words"  # nouns and adjectives [paper] | "official": att, else pieces [code]
+    data.word_level = "words"  # MLA: nouns and adjectives [paper] | "official": att, pieces [code]
     data.workers = 0  # processes that read and augment; 0 = threads of the main process
     data.threads = 2  # reading threads in each process
     data.prefetch = 4  # batches kept ready by each process
@@ -82,7 +82,7 @@ def _defaults() -> ConfigDict:
     masking.strategy = "drop"  # "drop": a fixed share | "official": random count <= share | "none"
     masking.image_ratio = 0.3  # share of patches [paper Fig. 5]; 0.2 in the code
     masking.text_ratio = 0.3  # share of a caption's real tokens [paper Fig. 5]; 0.2 in the code
-    masking.positions = "sample"  # drawn anew for every "sample" | one draw for the "batch" [code]
+    masking.draws = "sample"  # one draw for each "sample" | one for the whole "batch" [code]
 
     # Cross-modal projection matching (CMPM).
     objective = config.objective = ConfigDict()
@@ -90,7 +90,7 @@ def _defaults() -> ConfigDict:
     objective.target_norm = "l2"  # of the target rows: "l2" [code] | "sum" [paper Eq. 6]
     objective.epsilon = 1e-8  # inside the logarithm of the target [code]
     objective.negatives = "global"  # the whole batch | "local": each device its own share [code]
-    objective.levels = "joint"  # MLA: one matrix [code] | "separate": one each | "sentence": none
+    objective.levels = "joint"  # fine-tuning: one matrix [code] | "separate" | "sentence": no MLA
 
     optimizer = config.optimizer = ConfigDict()
     optimizer.name = "sgd"  # "sgd" [paper] | "adamw"
@@ -114,7 +114,7 @@ def _defaults() -> ConfigDict:
     training = config.training = ConfigDict()
     training.batch_size = 112  # pairs in a step over all devices and accumulation [paper: 4 x 28]
     training.accumulate = 1  # micro-batches a step; negatives stay inside each micro-batch
-    training.epochs = 120.0  # passes over the training captions [code]; ignored if steps > 0
+    training.epochs = 120.0  # passes over all entries of the mixture [code]; ignored if steps > 0
     training.steps = 0  # steps of the whole run; 0 = from epochs
     training.log_steps = 20  # steps between two lines of metrics
     training.eval_epochs = 1.0  # epochs between two evaluations; 0 = only at the end

@@ -1,4 +1,4 @@
-"""Pretraining on CC3M, SBU, COCO and Visual Genome: about 4 M pairs, one caption an image.
+"""Pretraining on CC3M, SBU, COCO and Visual Genome: 4.73 M pairs, one caption an image.
 
 Variants: "smoke" (three steps of the whole base model on drawn scenes, any computer), "official"
 (what the official script sets; its loss, ITC + ITM + MLM, is not a value of this file), and the
@@ -7,7 +7,9 @@ sizes of base.py. The paper gives no pretraining recipe but 64 GPUs, so the defa
 
 from configs import base
 
-# Pairs in millions, counted in the official code: CC3M (train and val), SBU, COCO, VG.
+# Pairs in millions, counted in the official code: CC3M (train and val), SBU, COCO, VG. As weights
+# they count pairs although an entry is an image (data.entries): an image with five captions is
+# drawn more often, and an epoch is as many samples as the four datasets have images.
 PAIRS = {"cc3m": 2.54, "sbu": 0.857, "coco": 0.567, "vg": 0.769}
 
 VARIANTS = {
@@ -20,7 +22,9 @@ VARIANTS = {
         "training.log_steps": 1,
         "training.keep": 1,
     },
-    "official": {  # train_pretrain.py with configs/CUHK_PEDES/vit_base_uvt_bert.yml
+    # train_pretrain.py with configs/CUHK_PEDES/vit_base_uvt_bert.yml: its data, optimizer and
+    # schedule. It cannot repeat that run: the loss here is CMPM, the script has ITC, ITM and MLM.
+    "official": {
         "data.mixture": {
             name: PAIRS[name] for name in ("cc3m", "sbu", "vg")
         },  # no COCO in its list

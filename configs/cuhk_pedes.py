@@ -14,7 +14,7 @@ VARIANTS = {
         "masking.strategy": "official",
         "masking.image_ratio": 0.2,
         "masking.text_ratio": 0.2,
-        "masking.positions": "batch",
+        "masking.draws": "batch",
         "objective.negatives": "local",  # with 4 GPUs: training.batch_size=112
         "schedule.name": "official",
         "schedule.first_epoch": 1,

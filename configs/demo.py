@@ -12,11 +12,13 @@ from configs import base
 
 VARIANTS = {
     "pretrain": {
+        "data.mixture": {"synthetic_scenes": 1.0},
         "data.sampler": "shuffle",
         "optimizer.learning_rate": 6e-4,
         "training.steps": 850,
     },
     "finetune": {
+        "data.mixture": {"synthetic_people": 1.0},
         "objective.levels": "sentence",
         "objective.epsilon": 1e-4,
         "optimizer.learning_rate": 5e-4,
@@ -28,7 +30,7 @@ VARIANTS = {
 
 
 def get_config(variants: str = "finetune") -> ConfigDict:
-    """The demo's model and recipe with one of the two variants."""
+    """The demo's model and recipe with one of the two variants; ValueError without one."""
     config = base.get_config("tiny")
     config.model.update(
         image_size=(96, 48),
@@ -41,7 +43,7 @@ def get_config(variants: str = "finetune") -> ConfigDict:
         drop_path=0.0,
         text_dropout=0.0,
         kernel_deviation=0.05,
-        positions="sincos",
+        position_init="sincos",
         dtype="float32",
         layers="unroll",
     )
@@ -59,6 +61,6 @@ def get_config(variants: str = "finetune") -> ConfigDict:
     )
     config.schedule.update(start_rate=0.0, floor_rate=0.0, warmup_epochs=0.3)
     config.training.update(batch_size=64, log_steps=25, eval_epochs=0.0, save_epochs=2.0)
-    name = "synthetic_scenes" if "pretrain" in variants else "synthetic_people"
-    config.data.mixture = ConfigDict({name: 1.0})
+    if not set(variants.split(",")) & set(VARIANTS):
+        raise ValueError(f'name a stage, ":pretrain" or ":finetune" (got {variants!r})')
     return base.apply_variants(config, variants, VARIANTS)

@@ -3,9 +3,9 @@
 Three augmented images of a person meet the word, phrase and sentence level of one caption.
 """
 
+from ivt_jax.data.texts import LEVELS
 from ivt_jax.training.matching import matching_objective as make_objective
 
 __all__ = ["VIEWS", "make_objective"]
 
-_LEVELS = ("word", "phrase", "sentence")
-VIEWS = {"joint": _LEVELS, "separate": _LEVELS, "sentence": ("sentence",)}  # by objective.levels
+VIEWS = {"joint": LEVELS, "separate": LEVELS, "sentence": ("sentence",)}  # by objective.levels

@@ -58,7 +58,9 @@ def load_config(file: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigD
     return config
 
 
-def _load(file: str, overrides: Iterable[tuple[str, str]]) -> tuple[ConfigDict, list[Fault]]:
+def _load(
+    file: str, overrides: Iterable[tuple[str, str]], workdir: str = ""
+) -> tuple[ConfigDict, list[Fault]]:
     config, faults = _execute(file)
     broken_file = bool(faults)
     defaults = leaves(base.get_config())
@@ -73,7 +75,7 @@ def _load(file: str, overrides: Iterable[tuple[str, str]]) -> tuple[ConfigDict, 
     # With a broken file only the overrides can be judged, against the defaults.
     faults += [
         fault
-        for fault in find_faults(config)
+        for fault in find_faults(config, workdir=workdir)
         if fault.field not in failed and (fault.field in given or not broken_file)
     ]
     return config, faults
@@ -191,13 +193,13 @@ def parse_command_line(argv: Sequence[str], *, usage: str) -> tuple[ConfigDict, 
     flags, faults = _split(argv)
     overrides = {name[len("config.") :]: text for name, text in flags if name.startswith("config.")}
     settings = dict(flags)
+    workdir = settings.get("workdir", "")
     if "config" in settings:
-        config, config_faults = _load(settings["config"], overrides.items())
+        config, config_faults = _load(settings["config"], overrides.items(), workdir)
         faults += config_faults
     else:
         config = base.get_config()
-        faults.append(Fault("--config", "is missing; for example --config=configs/demo.py"))
-    workdir = settings.get("workdir", "")
+        faults.append(Fault("--config", "is missing, as in --config=configs/demo.py:finetune"))
     if not workdir:
         faults.append(Fault("--workdir", "is missing; a folder for checkpoints and logs"))
     elif Path(workdir).exists() and not Path(workdir).is_dir():

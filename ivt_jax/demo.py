@@ -30,7 +30,6 @@ def main(argv: Sequence[str]) -> int:
     if not Path("configs/demo.py").is_file():
         raise UserError("run this in the folder that holds configs/, pretrain/ and finetune/")
     began = time.monotonic()
-    _call("ivt_jax", "prepare", "synthetic", f"--out={arguments.data}")
     for module, config, name, start in (_PRETRAIN, _FINETUNE, _SCRATCH):
         options = [f"--config={config}", f"--workdir={arguments.runs}/{name}"]
         options += [f"--config.data.directory={arguments.data}", f"--config.seed={arguments.seed}"]
@@ -97,7 +96,7 @@ def _compare(runs: Path, directory: str) -> None:
     (folder / "results.json").write_text(json.dumps(facts, indent=2) + "\n")
     contact_sheet().save(folder / "data.png")
     shown = [results[1], results[3]]
-    rows = strip_rows(shown, spread_queries(shown[0].gallery, 4), k=8)
+    rows = strip_rows(shown, spread_queries(shown[0].encoded, 4), k=8)
     ranking_strip(rows, k=8, title="drawn people, test split").save(folder / "ranking.png")
     _draw_curves(runs).save(folder / "training.png")
     print(f"wrote {folder}/results.json, data.png, ranking.png and training.png")

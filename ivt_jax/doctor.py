@@ -35,7 +35,7 @@ class Finding(NamedTuple):
 
 
 def main(argv: list[str]) -> int:
-    """Prints every finding; returns 1 if there is a fault, else 0."""
+    """Prints every finding; returns 1 if there is a fault, 2 for an argument, else 0."""
     if argv:
         print(f"python -m ivt_jax doctor\n\n{__doc__}")
         return 0 if argv[0] in ("-h", "--help") else 2
@@ -164,9 +164,10 @@ def datasets() -> Iterator[Finding]:
     prepared = sorted(path.parent.name for path in Path("data").glob("*/prepared.json"))
     if prepared:
         yield Finding("ok", f"data: ./data holds {', '.join(prepared)}")
-        if not any(Path("data").glob("*/vocab.txt")):
+        bare = [name for name in prepared if not Path("data", name, "vocab.txt").is_file()]
+        if bare:
             cure = "download bert-base-uncased's vocab.txt; set --config.data.vocabulary"
-            yield Finding("note", "data: no dataset in ./data has a vocabulary", cure)
+            yield Finding("note", f"data: no vocabulary in {', '.join(bare)}", cure)
     else:
         cure = "python -m ivt_jax prepare --help; the demo needs none"
         yield Finding("note", "data: nothing is prepared in ./data", cure)

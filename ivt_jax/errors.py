@@ -1,7 +1,9 @@
 """Errors that a person can mend: printed as a sentence, with an exit code orchestrators can read.
 
-0 done, 2 configuration or usage, 3 diverged, 4 no usable checkpoint, 5 unusable data,
-73 cannot write, 75 stalled, 130 interrupted, 143 preempted after a verified save.
+0 done, 1 any other fault (or what the doctor found), 2 configuration or usage, 3 diverged,
+4 no usable checkpoint, 5 unusable data, 73 a file cannot be read or written, 130 interrupted,
+143 terminated. Once training has begun the last two mean that the run is saved; a second signal
+leaves at once, with the same code and without saving.
 """
 
 import errno
@@ -18,11 +20,16 @@ class UserError(ValueError):
         self.exit_code = exit_code
 
 
-_CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+EXIT_CANNOT_WRITE = 73  # nor read, for want of permission or space
+_ACCESS_ERRNOS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
-    """Calls `main(argv)`; a UserError becomes one sentence on stderr. Returns the exit code."""
+    """Calls `main(argv)`; returns the exit code.
+
+    A UserError becomes a sentence on stderr, and so does a file that may not be read or written
+    or finds no space, with the notes that the error carries. Other errors pass.
+    """
     try:
         return main(argv) or 0
     except UserError as error:
@@ -32,10 +39,11 @@ def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno not in _CANNOT_WRITE:
+        if error.errno not in _ACCESS_ERRNOS:
             raise
-        print(f"error: cannot write: {error}", file=sys.stderr)
-        return 73
+        notes = getattr(error, "__notes__", [])
+        print("\n".join([f"error: cannot read or write: {error}", *notes]), file=sys.stderr)
+        return EXIT_CANNOT_WRITE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -15,7 +15,7 @@ from ivt_jax.data.images import decode
 from ivt_jax.data.records import RecordSource, open_dataset
 from ivt_jax.errors import UserError
 from ivt_jax.inference import Retriever, load
-from ivt_jax.retrieval.evaluate import Gallery, encode_split, score
+from ivt_jax.retrieval.evaluate import EncodedSplit, encode_split, score, truncation_note
 from ivt_jax.retrieval.figures import StripResult, StripRow, ranking_strip
 from ivt_jax.retrieval.ranking import top_k
 
@@ -31,7 +31,7 @@ class Evaluation:
     split: str
     step: int
     metrics: dict[str, float]
-    gallery: Gallery
+    encoded: EncodedSplit
     source: RecordSource
 
 
@@ -44,9 +44,12 @@ def evaluate(
     split: str,
     unmatched: str = "error",
 ) -> Evaluation:
-    """Encodes and scores one split of a prepared dataset; `unmatched` as in `retrieval_metrics`."""
+    """Encodes and scores one split of a prepared dataset; `unmatched` as in `retrieval_metrics`.
+
+    Raises UserError: no such split, an unreadable photo, or captions that cannot be scored.
+    """
     source = open_dataset(directory, dataset, split)
-    gallery = encode_split(
+    encoded = encode_split(
         model.encoders,
         model.params,
         source,
@@ -56,8 +59,14 @@ def evaluate(
         separator=model.config.data.separator,
         batch_size=model.batch_size,
     )
-    metrics = score(gallery, unmatched=unmatched)
-    return Evaluation(name, dataset, split, model.step, metrics, gallery, source)
+    if encoded.truncated:
+        cut = encoded.truncated, len(encoded.captions)
+        print(f"{dataset} {split}: {truncation_note(*cut, length=model.config.data.text_length)}")
+    try:
+        metrics = score(encoded, unmatched=unmatched)
+    except ValueError as error:
+        raise UserError(f"{dataset} {split} cannot be scored: {error}") from error
+    return Evaluation(name, dataset, split, model.step, metrics, encoded, source)
 
 
 def strip_rows(
@@ -66,29 +75,29 @@ def strip_rows(
     """Ranking strips of some queries, one row for each evaluation of the same split."""
     rows = []
     ranked = [
-        top_k(one.gallery.text_embeddings[list(queries)], one.gallery.image_embeddings, k=k)
+        top_k(one.encoded.text_embeddings[list(queries)], one.encoded.image_embeddings, k=k)
         for one in evaluations
     ]
     for number, query in enumerate(queries):
         for one, (scores, found) in zip(evaluations, ranked, strict=True):
-            identity = one.gallery.text_identities[query]
+            identity = one.encoded.text_identities[query]
             results = [
                 StripResult(
                     _photo(one.source, index),
                     float(value),
-                    bool(one.gallery.image_identities[index] == identity),
+                    bool(one.encoded.image_identities[index] == identity),
                 )
                 for value, index in zip(scores[number], found[number], strict=True)
             ]
-            photo = _photo(one.source, one.gallery.text_images[query])
+            photo = _photo(one.source, one.encoded.text_images[query])
             label = one.name if len(evaluations) > 1 else ""
-            rows.append(StripRow(one.gallery.captions[query], photo, results, label))
+            rows.append(StripRow(one.encoded.captions[query], photo, results, label))
     return rows
 
 
-def spread_queries(gallery: Gallery, count: int) -> list[int]:
+def spread_queries(encoded: EncodedSplit, count: int) -> list[int]:
     """Evenly spaced queries, so that a picture shows no choice of ours."""
-    total = len(gallery.captions)
+    total = len(encoded.captions)
     return np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()
 
 
@@ -105,14 +114,15 @@ def print_table(evaluations: Sequence[Evaluation], *, title: str) -> None:
 
 def summary(evaluation: Evaluation, **more) -> dict:
     """What the JSON file of an evaluation holds."""
-    gallery = evaluation.gallery
+    encoded = evaluation.encoded
     return {
         "dataset": evaluation.dataset,
         "split": evaluation.split,
         "step": evaluation.step,
-        "queries": len(gallery.captions),
-        "gallery": len(gallery.image_identities),
-        "identities": len(np.unique(gallery.image_identities)),
+        "queries": len(encoded.captions),
+        "truncated": encoded.truncated,
+        "gallery": len(encoded.image_identities),
+        "identities": len(np.unique(encoded.image_identities)),
         "metrics": evaluation.metrics,
         "protocol": "text to image; every caption a query; gallery of unique images",
         **more,
@@ -122,6 +132,8 @@ def summary(evaluation: Evaluation, **more) -> dict:
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
     arguments = _parser().parse_args(argv)
+    if arguments.rows < 0:
+        raise UserError(f"--rows={arguments.rows}: name a number of queries, 0 for no picture")
     model = load(arguments.run, arguments.step)
     dataset = arguments.dataset or model.config.evaluation.dataset
     if not dataset:
@@ -144,16 +156,22 @@ def main(argv: Sequence[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / f"{dataset}-{arguments.split}-step{model.step}"
     stem.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n")
-    queries = spread_queries(result.gallery, arguments.rows)
-    picture = ranking_strip(
-        strip_rows([result], queries, k=min(10, facts["gallery"])),
+    written = f"wrote {stem}.json"
+    if arguments.rows:
+        _picture(result, arguments).save(stem.with_suffix(".png"))
+        written += f" and {stem}.png"
+    print(written)
+    return 0
+
+
+def _picture(result: Evaluation, arguments: argparse.Namespace) -> Image.Image:
+    queries = spread_queries(result.encoded, arguments.rows)
+    return ranking_strip(
+        strip_rows([result], queries, k=min(10, len(result.source))),
         k=10,
-        title=f"{dataset} {arguments.split}",
+        title=f"{result.dataset} {result.split}",
         theme=arguments.theme,
     )
-    picture.save(stem.with_suffix(".png"))
-    print(f"wrote {stem}.json and {stem}.png")
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -166,7 +184,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", default="", help="folder of datasets (default: the run's)")
     parser.add_argument("--step", type=int, help="checkpoint; default: the best")
     parser.add_argument("--out", default="", help="folder to write to (default: RUN/results)")
-    parser.add_argument("--rows", type=int, default=6, help="queries in the picture (default: 6)")
+    parser.add_argument(
+        "--rows", type=int, default=6, help="queries in the picture (default: 6; 0: no picture)"
+    )
     parser.add_argument("--theme", choices=("light", "dark"), default="light")
     parser.add_argument(
         "--unmatched",

@@ -1,6 +1,7 @@
 """`ivt_jax.load`: a trained model that turns photos and sentences into embeddings."""
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +13,15 @@ from PIL import Image
 
 from ivt_jax.data.images import decode, evaluation_image
 from ivt_jax.data.texts import Tokenizer, load_tokenizer
+from ivt_jax.errors import UserError
 from ivt_jax.model.ivt import IVTConfig
-from ivt_jax.retrieval.evaluate import Encoders, encode_images, encode_texts, make_encoders
+from ivt_jax.retrieval.evaluate import (
+    Encoders,
+    encode_images,
+    encode_texts,
+    make_encoders,
+    truncation_note,
+)
 from ivt_jax.training.checkpoint import choose_step, read_config, restore_params
 from ivt_jax.training.sharding import REPLICATED, make_mesh
 from ivt_jax.training.state import split_model
@@ -32,23 +40,47 @@ class Retriever:
     def encode_image(self, images: Sequence[Image.Image | str | Path] | np.ndarray) -> np.ndarray:
         """PIL images or paths, or uint8 (B, H, W, 3) -> float32 (B, D), L2-normalised.
 
-        Raises ImageError for a file that is no readable JPEG, PNG or WebP.
+        Raises UserError for anything else, and ImageError for a file that is no readable JPEG,
+        PNG or WebP.
         """
+        if isinstance(images, np.ndarray):
+            _check_pixels(images, shape="(B, H, W, 3)")
+        if isinstance(images, Image.Image | str | Path):
+            raise UserError("encode_image takes a list of images; write [image]")
+        if not len(images):
+            raise UserError("encode_image needs at least one image; the list is empty")
         size = tuple(self.config.model.image_size)
         prepared = (evaluation_image(_pixels(image), size) for image in images)
         return encode_images(self.encoders, self.params, prepared, batch_size=self.batch_size)
 
     def encode_text(self, captions: Sequence[str]) -> np.ndarray:
-        """Sentences -> float32 (B, D), L2-normalised; longer than data.text_length are cut."""
-        embeddings, _ = encode_texts(
+        """Sentences -> float32 (B, D), L2-normalised.
+
+        Warns of sentences that were cut to the run's data.text_length tokens; raises UserError
+        for anything but a list of sentences.
+        """
+        if isinstance(captions, str):
+            raise UserError("encode_text takes a list of sentences; write [caption]")
+        captions = list(captions)
+        if not captions:
+            raise UserError("encode_text needs at least one sentence; the list is empty")
+        wrong = [type(caption).__name__ for caption in captions if not isinstance(caption, str)]
+        if wrong:
+            raise UserError(f"encode_text takes a list of sentences (str), not of {wrong[0]}")
+        embeddings, cut = encode_texts(
             self.encoders,
             self.params,
-            list(captions),
+            captions,
             tokenizer=self.tokenizer,
             length=self.config.data.text_length,
             separator=self.config.data.separator,
             batch_size=self.batch_size,
         )
+        if cut:
+            warnings.warn(
+                truncation_note(cut, len(captions), length=self.config.data.text_length),
+                stacklevel=2,
+            )
         return embeddings
 
     @property
@@ -80,7 +112,21 @@ def load(path: str | Path, step: int | None = None) -> Retriever:
 
 def _pixels(image: Image.Image | str | Path | np.ndarray) -> np.ndarray:
     if isinstance(image, np.ndarray):
+        _check_pixels(image, shape="(H, W, 3)")
         return image
     if isinstance(image, Image.Image):
         return np.asarray(image.convert("RGB"))
+    if not isinstance(image, str | Path):
+        raise UserError(
+            f"encode_image takes PIL images, paths or uint8 arrays, not {type(image).__name__}"
+        )
     return decode(Path(image).read_bytes(), key=str(image))
+
+
+def _check_pixels(images: np.ndarray, *, shape: str) -> None:
+    fits = images.ndim == shape.count(",") + 1 and images.shape[-1] == 3
+    if images.dtype != np.uint8 or not fits:
+        raise UserError(
+            f"encode_image takes pixels as uint8 {shape}, 0 to 255 in RGB, "
+            f"not {images.dtype} {images.shape}"
+        )

@@ -19,12 +19,11 @@ from ivt_jax.data.texts import load_tokenizer
 from ivt_jax.errors import UserError, run
 
 NAMES = ("synthetic", *person_search.FILES, *caption_pairs.FILES, *own_data.NAMES)
-_CANNOT_WRITE = 73
 _RESUMABLE = "Finished shards are kept: the same command goes on from them."
 
 
 def main(argv: list[str]) -> int:
-    """Runs `python -m ivt_jax prepare ...`; returns 0, 2 (usage), 5 (unusable data) or 73."""
+    """Runs `python -m ivt_jax prepare ...`; returns the exit code (errors.py lists them)."""
     return run(_main, argv)
 
 
@@ -63,7 +62,8 @@ def prepare(
         dataset -> its manifest (`records.read_manifest`).
 
     Raises:
-        UserError: an argument is wrong. DataError: the data is missing or unusable.
+        UserError: an argument is wrong. DataError: the data is missing or unusable, or a process
+            died. OSError: a file cannot be read or written; its note says how to go on.
     """
     _check(name, out=out, source=source, images=images, dataset=dataset, regions=regions)
     about: dict[str, Any] = {"seed": seed}
@@ -90,13 +90,14 @@ def prepare(
                 bad_share=bad_share,
                 beam=beam,
             )
-        print(_report(folder, manifests[made]))
-    print(_next_command(name, dataset or name, Path(out)))
     return manifests
 
 
 def ensure_embedded(directory: str | Path, names: Iterable[str]) -> None:
-    """Draws the embedded datasets among `names` that are not in `directory` yet."""
+    """Draws the embedded datasets among `names` that are not in `directory` yet.
+
+    Raises as `prepare` does.
+    """
     missing = [
         name
         for name in names
@@ -105,7 +106,9 @@ def ensure_embedded(directory: str | Path, names: Iterable[str]) -> None:
     ]
     if missing:
         print(f"{', '.join(missing)}: not in {directory} yet, so drawn first")
-        prepare("synthetic", out=directory)
+        for name, manifest in prepare("synthetic", out=directory).items():
+            counts = [f"{n['records']:,} {split}" for split, n in manifest["splits"].items()]
+            print(f"{name}: {', '.join(counts)} images")
 
 
 def _datasets(name: str, dataset: str | None) -> list[str]:
@@ -184,18 +187,10 @@ def _main(argv: list[str]) -> int:
         help="run as an Apache Beam pipeline with these options, see docs/beam.md",
     )
     arguments = vars(parser.parse_args(argv))
-    try:
-        prepare(arguments.pop("name"), **arguments)
-    except OSError as error:
-        message = f"cannot write to {arguments['out']}: {error}. {_RESUMABLE}"
-        raise UserError(message, exit_code=_CANNOT_WRITE) from error
-    except BrokenProcessPool as error:
-        raise DataError(
-            f"a worker process died, most often for want of memory; try --workers=1. {_RESUMABLE}"
-        ) from error
-    except KeyboardInterrupt:
-        print(_RESUMABLE, file=sys.stderr)
-        raise
+    name = arguments.pop("name")
+    for dataset, manifest in prepare(name, **arguments).items():
+        print(_report(Path(arguments["out"], dataset), manifest))
+    print(_next_command(name, arguments["dataset"] or name, Path(arguments["out"])))
     return 0
 
 
@@ -249,7 +244,16 @@ def _write(dataset: str, splits: dict[str, Split], *, out: Path, **how: Any) -> 
     from ivt_jax.data.builders.progress import shown_on
 
     print(f"Preparing {out / dataset}", flush=True)
-    return write_dataset(dataset, splits, out=out, show=shown_on(sys.stdout), **how)
+    try:
+        return write_dataset(dataset, splits, out=out, show=shown_on(sys.stdout), **how)
+    except BrokenProcessPool as error:
+        raise DataError(
+            f"a process that made {out / dataset} died, most often for want of memory; try "
+            f"--workers=1. {_RESUMABLE}"
+        ) from error
+    except (OSError, KeyboardInterrupt) as error:
+        error.add_note(f"{out / dataset} is not finished. {_RESUMABLE}")
+        raise
 
 
 def _report(folder: Path, manifest: dict[str, Any]) -> str:
@@ -266,13 +270,16 @@ def _report(folder: Path, manifest: dict[str, Any]) -> str:
 
 
 def _next_command(name: str, dataset: str, out: Path) -> str:
+    if name == "synthetic":
+        options = "" if out == Path("data") else f" --data={out}"
+        return f"next: python -m ivt_jax demo{options}"
     if name in own_data.NAMES:
-        return f"Next: name {dataset!r} in a configuration (docs/data.md, Your own photos)"
-    config = "demo" if name == "synthetic" else "cc4m" if name in caption_pairs.FILES else name
+        return f"next: name {dataset!r} in a configuration (docs/data.md, Your own photos)"
+    config = "cc4m" if name in caption_pairs.FILES else name
     stage = "pretrain" if name in caption_pairs.FILES else "finetune"
     command = f"python -m {stage}.main --config=configs/{config}.py --workdir=runs/{config}"
     if out != Path("data"):
         command += f" --config.data.directory={out}"
-    if name != "synthetic" and not (out / name / records.VOCABULARY).is_file():
+    if not (out / name / records.VOCABULARY).is_file():
         command += " --config.data.vocabulary=<vocab.txt of BERT-uncased>"
-    return f"Next: {command}"
+    return f"next: {command}"

@@ -64,7 +64,7 @@ RULES: dict[str, Rule] = {
     "model.image_size": _COUNTS,
     "model.drop_path": _SHARE,
     "model.text_dropout": _SHARE,
-    "model.positions": _one_of("normal", "sincos"),
+    "model.position_init": _one_of("normal", "sincos"),
     "model.dtype": _one_of("bfloat16", "float32"),
     "model.layers": _one_of("scan", "unroll"),
     "model.remat": _one_of("none", "block"),
@@ -80,7 +80,7 @@ RULES: dict[str, Rule] = {
     "masking.strategy": _one_of("drop", "official", "none"),
     "masking.image_ratio": _SHARE,
     "masking.text_ratio": _SHARE,
-    "masking.positions": _one_of("sample", "batch"),
+    "masking.draws": _one_of("sample", "batch"),
     "objective.logits": _one_of("projection", "dot"),
     "objective.target_norm": _one_of("l2", "sum"),
     "objective.negatives": _one_of("global", "local"),
@@ -117,7 +117,7 @@ RELATIONS: tuple[tuple[tuple[str, ...], Callable[..., Any]], ...] = (
         lambda width, heads: width % heads and f"must be a multiple of model.heads = {heads}",
     ),
     (
-        ("model.width", "model.positions"),
+        ("model.width", "model.position_init"),
         lambda width, kind: kind == "sincos" and width % 4 and 'must be a multiple of 4 ("sincos")',
     ),
     (
@@ -161,18 +161,25 @@ RELATIONS: tuple[tuple[tuple[str, ...], Callable[..., Any]], ...] = (
 )
 
 
-def validate(config: ConfigDict, *, device_count: int | None = None) -> None:
+def validate(
+    config: ConfigDict, *, device_count: int | None = None, workdir: str | Path = ""
+) -> None:
     """Checks a resolved configuration; with `device_count` also that batches and mesh divide it.
+
+    `workdir` is the folder of the run, if it is known: one that holds a checkpoint goes on from
+    there, so the run in `init.run` may be gone.
 
     Raises ConfigError with every fault, by field: unknown and missing keys, types, ranges,
     choices, relations between fields, and files that must exist.
     """
-    faults = find_faults(config, device_count=device_count)
+    faults = find_faults(config, device_count=device_count, workdir=workdir)
     if faults:
         raise ConfigError(faults)
 
 
-def find_faults(config: ConfigDict, *, device_count: int | None = None) -> list[Fault]:
+def find_faults(
+    config: ConfigDict, *, device_count: int | None = None, workdir: str | Path = ""
+) -> list[Fault]:
     """What `validate` raises, as a list."""
     values, defaults = leaves(config), leaves(base.get_config())
     faults = [Fault(field, unknown_key(field)) for field in values if field not in defaults]
@@ -193,6 +200,8 @@ def find_faults(config: ConfigDict, *, device_count: int | None = None) -> list[
             if sentence:
                 faults.append(Fault(fields[0], f"{sentence} (got {sound[fields[0]]!r})"))
     faults += _path_faults(sound)
+    if not _steps(workdir):
+        faults += _init_faults(sound)
     return sorted(faults)
 
 
@@ -254,15 +263,28 @@ def _path_faults(values: Mapping[str, Any]) -> list[Fault]:
     vocabulary = values.get("data.vocabulary")
     if vocabulary and not Path(vocabulary).is_file():
         faults.append(Fault("data.vocabulary", f"no file {vocabulary}; a WordPiece vocab.txt"))
-    run, step = values.get("init.run"), values.get("init.step", -1)
-    if run:
-        folders = (*Path(run).glob("[0-9]*"), *Path(run).glob("checkpoints/[0-9]*"))
-        steps = {int(folder.name) for folder in folders if folder.name.isdigit()}
-        if not steps:
-            faults.append(Fault("init.run", f"no checkpoint below {run}; name a run's workdir"))
-        elif step >= 0 and step not in steps:
-            faults.append(Fault("init.step", f"{run} has no step {step}; it has {sorted(steps)}"))
     return faults
+
+
+def _init_faults(values: Mapping[str, Any]) -> list[Fault]:
+    """What the run to start from lacks."""
+    run, step = values.get("init.run"), values.get("init.step", -1)
+    if not run:
+        return []
+    steps = _steps(run)
+    if not steps:
+        return [Fault("init.run", f"no checkpoint below {run}; name a run's workdir")]
+    missing = [name for name in ("config.json", "vocab.txt") if not Path(run, name).is_file()]
+    if missing:
+        return [Fault("init.run", f"{run} lacks {' and '.join(missing)}; name a whole workdir")]
+    if step >= 0 and step not in steps:
+        return [Fault("init.step", f"{run} has no step {step}; it has {steps}")]
+    return []
+
+
+def _steps(run: str | Path) -> list[int]:
+    folders = Path(run, "checkpoints").glob("[0-9]*") if run else ()
+    return sorted(int(folder.name) for folder in folders if folder.name.isdigit())
 
 
 def _dataset_faults(values: Mapping[str, Any]) -> list[Fault]:

@@ -295,7 +295,7 @@ def test_synthetic_writes_both_datasets_once(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(ivt_jax.data, "synthetic", stub, raising=False)
     arguments = ("synthetic", f"--out={tmp_path}", "--seed=3")
     code, told = prepared(capsys, *arguments)
-    assert code == 0 and "--config=configs/demo.py" in told.out
+    assert code == 0 and f"next: python -m ivt_jax demo --data={tmp_path}\n" in told.out
     assert records.splits(tmp_path, "synthetic_people") == ["train", "val", "test"]
     assert records.splits(tmp_path, "synthetic_scenes") == ["train", "val"]
     found = written(tmp_path, "synthetic_people", "val")

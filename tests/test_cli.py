@@ -1,5 +1,6 @@
 """The front door, the errors a person sees, and the doctor."""
 
+import errno
 import io
 import os
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 
 import ivt_jax
 from ivt_jax import __main__, doctor
-from ivt_jax.errors import UserError, run
+from ivt_jax.errors import EXIT_CANNOT_WRITE, UserError, run
 
 ROOT = Path(__file__).parent.parent
 
@@ -69,6 +70,23 @@ def test_user_errors_are_sentences_and_others_are_not_hidden(capsys):
     assert run(lambda argv: None, []) == 0
     with pytest.raises(KeyError):
         run(breaks, [])
+
+
+def test_files_out_of_reach_are_a_sentence_and_other_faults_are_not(capsys):
+    def full(argv):
+        error = OSError(errno.ENOSPC, "No space left on device", "runs/a")
+        error.add_note("the run goes on from its last checkpoint")
+        raise error
+
+    def absent(argv):
+        raise FileNotFoundError(errno.ENOENT, "No such file", "a.jpg")
+
+    assert run(full, []) == EXIT_CANNOT_WRITE == 73
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("error: cannot read or write: ") and "runs/a" in told[0]
+    assert told[1] == "the run goes on from its last checkpoint"
+    with pytest.raises(FileNotFoundError):
+        run(absent, [])
 
 
 def test_output_may_be_cut_by_its_reader():

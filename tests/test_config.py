@@ -143,13 +143,32 @@ def test_devices_must_divide():
 
 
 def test_checkpoints_to_start_from(tmp_path):
+    (tmp_path / "40").mkdir()
+    start = {"init.run": str(tmp_path)}
+    assert "no checkpoint below" in faults_of(start)[0]
     (tmp_path / "checkpoints" / "40").mkdir(parents=True)
+    assert faults_of(start) == [
+        f"init.run: {tmp_path} lacks config.json and vocab.txt; name a whole workdir"
+    ]
+    (tmp_path / "config.json").touch()
+    (tmp_path / "vocab.txt").touch()
     config = base.get_config()
     config.init.run = str(tmp_path)
     validate(config)
     config.init.step = 40
     validate(config)
     assert "has no step 39; it has [40]" in faults_of({**leaves(config), "init.step": 39})[0]
+
+
+def test_a_run_that_goes_on_needs_no_run_to_start_from(tmp_path):
+    argv = ["--config=configs/base.py", "--config.init.run=gone", f"--workdir={tmp_path}"]
+    with pytest.raises(SystemExit):
+        parse_command_line(argv, usage="usage")
+    (tmp_path / "checkpoints" / "7").mkdir(parents=True)
+    config, workdir = parse_command_line(argv, usage="usage")
+    validate(config, workdir=workdir)
+    with pytest.raises(ConfigError, match="no checkpoint below gone"):
+        validate(config)
 
 
 def test_unknown_and_missing_keys():
@@ -234,6 +253,14 @@ def test_shipped_configurations_are_valid(run, tmp_path):
     last_epoch = config.schedule.first_epoch + config.training.epochs - 1
     if variants == "official":
         assert last_epoch == 120
+
+
+def test_the_demo_has_two_stages():
+    for stage, dataset in (("pretrain", "synthetic_scenes"), ("finetune", "synthetic_people")):
+        config = load_config(f"configs/demo.py:{stage}")
+        assert list(config.data.mixture) == [dataset]
+    with pytest.raises(ConfigError, match="name a stage"):
+        load_config("configs/demo.py:small")
 
 
 def run_command_line(capsys, *argv: str) -> list[str]:

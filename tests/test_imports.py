@@ -25,7 +25,6 @@ LEVELS = {
     "ivt_jax.retrieval.metrics": 1,
     "ivt_jax.retrieval.ranking": 1,
     "ivt_jax.retrieval": 4,
-    "ivt_jax.retrieval.gallery": 5,
     "ivt_jax.retrieval.figures": 5,
     "ivt_jax.data": 1,
     "ivt_jax.data.pipeline": 2,
@@ -44,7 +43,6 @@ LEVELS = {
     "ivt_jax.convert": 4,
     "ivt_jax.inference": 5,
     "ivt_jax": 6,  # the package itself: names of the public API, resolved lazily
-    "ivt_jax.retrieval.page": 6,
     "ivt_jax.prepare": 6,
     "ivt_jax.evaluate": 6,
     "ivt_jax.doctor": 7,

@@ -206,7 +206,7 @@ def test_patches_are_the_windows_of_the_image(stride, size):
 
 
 def test_sincos_tables_are_the_waves_of_each_place():
-    config = dataclasses.replace(CONFIG, positions="sincos")
+    config = dataclasses.replace(CONFIG, position_init="sincos")
     model = IVT(config, rngs=nnx.Rngs(0))
 
     def wave(place, width):
@@ -226,4 +226,4 @@ def test_sincos_tables_are_the_waves_of_each_place():
 
 def test_sincos_needs_a_width_of_fours():
     with pytest.raises(ValueError, match="divisible by 4"):
-        dataclasses.replace(CONFIG, positions="sincos", width=34, heads=2)
+        dataclasses.replace(CONFIG, position_init="sincos", width=34, heads=2)

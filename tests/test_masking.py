@@ -26,35 +26,35 @@ def places(tokens):
 
 @pytest.mark.parametrize("ratio", [0.0, 0.1, 0.2, 0.3, 0.5, 0.9])
 @pytest.mark.parametrize("count", [2, 9, 193])
-@pytest.mark.parametrize("positions", ["sample", "batch"])
-def test_images_lose_exactly_their_share_and_never_the_class_token(ratio, count, positions):
-    kept = drop_image_tokens(KEY, numbered(5, count), ratio=ratio, positions=positions)
+@pytest.mark.parametrize("draws", ["sample", "batch"])
+def test_images_lose_exactly_their_share_and_never_the_class_token(ratio, count, draws):
+    kept = drop_image_tokens(KEY, numbered(5, count), ratio=ratio, draws=draws)
     found = places(kept)
     assert found.shape == (5, count - int(ratio * (count - 1)))
     assert (found[:, 0] == 0).all()
     assert (np.diff(found, axis=1) > 0).all() and found.max() < count
-    if positions == "batch":
+    if draws == "batch":
         assert (found == found[0]).all()
     elif ratio > 0.1 and count == 193:
         assert not (found == found[0]).all()
 
 
 def test_every_patch_is_equally_likely_to_go():
-    found = places(drop_image_tokens(KEY, numbered(6000, 9), ratio=0.3, positions="sample"))
+    found = places(drop_image_tokens(KEY, numbered(6000, 9), ratio=0.3, draws="sample"))
     counts = np.bincount(found.ravel(), minlength=9)
     assert counts[0] == 6000
     expected = 6000 * 6 / 8
     assert np.abs(counts[1:] - expected).max() < 4.5 * np.sqrt(6000 * 0.25 * 0.75)
 
 
-@pytest.mark.parametrize("positions", ["sample", "batch"])
+@pytest.mark.parametrize("draws", ["sample", "batch"])
 @pytest.mark.parametrize("ratio", [0.0, 0.1, 0.2, 0.3, 0.7])
 @pytest.mark.parametrize("length", [5, 20])
-def test_texts_lose_their_share_of_real_tokens_whatever_their_length(length, ratio, positions):
+def test_texts_lose_their_share_of_real_tokens_whatever_their_length(length, ratio, draws):
     real = np.arange(length)  # a text of every length: n real tokens besides [CLS]
     mask = np.arange(length)[None] <= real[:, None]
     tokens, kept_mask = drop_text_tokens(
-        KEY, numbered(length, length), jnp.asarray(mask), ratio=ratio, positions=positions
+        KEY, numbered(length, length), jnp.asarray(mask), ratio=ratio, draws=draws
     )
     drops = np.array([int(ratio * n) for n in real])
     assert tokens.shape == (length, 1 + (real - drops).max(), 4)
@@ -74,7 +74,7 @@ def test_masks_with_holes_stay_right():
     mask = rng.random((40, 12)) < 0.6
     mask[:, 0] = True
     tokens, kept = drop_text_tokens(
-        KEY, numbered(40, 12), jnp.asarray(mask), ratio=0.4, positions="sample"
+        KEY, numbered(40, 12), jnp.asarray(mask), ratio=0.4, draws="sample"
     )
     real = mask.sum(axis=1) - 1
     assert (kept.sum(axis=1) == 1 + real - (0.4 * real).astype(int)).all()
@@ -84,9 +84,9 @@ def test_masks_with_holes_stay_right():
 
 def test_text_positions_of_a_batch_follow_one_ranking():
     mask = jnp.ones((6, 20), bool)
-    tokens, _ = drop_text_tokens(KEY, numbered(6, 20), mask, ratio=0.3, positions="batch")
+    tokens, _ = drop_text_tokens(KEY, numbered(6, 20), mask, ratio=0.3, draws="batch")
     assert (places(tokens) == places(tokens)[0]).all()
-    tokens, _ = drop_text_tokens(KEY, numbered(6, 20), mask, ratio=0.3, positions="sample")
+    tokens, _ = drop_text_tokens(KEY, numbered(6, 20), mask, ratio=0.3, draws="sample")
     assert not (places(tokens) == places(tokens)[0]).all()
 
 
@@ -99,20 +99,20 @@ def encode():
     }
 
 
-@pytest.mark.parametrize("positions", ["sample", "batch"])
-def test_dropping_gives_the_features_of_hiding(encode, positions):
+@pytest.mark.parametrize("draws", ["sample", "batch"])
+def test_dropping_gives_the_features_of_hiding(encode, draws):
     rng = np.random.default_rng(0)
     rows, count, width = 4, CONFIG.image_tokens, CONFIG.width
     content = jnp.asarray(rng.normal(size=(rows, count, width)), jnp.float32)
     tagged = content.at[..., 0].set(jnp.arange(count) + 1.0)
-    dropped = drop_image_tokens(KEY, tagged, ratio=0.4, positions=positions)
+    dropped = drop_image_tokens(KEY, tagged, ratio=0.4, draws=draws)
     visible = np.stack([np.isin(np.arange(count), row) for row in places(dropped)])
     everything = jnp.ones(dropped.shape[:2], bool)
     np.testing.assert_allclose(
         encode["image"](dropped, everything), encode["image"](tagged, visible), atol=1e-5
     )
     mask = jnp.arange(count) < jnp.array([[9], [6], [3], [2]])
-    dropped, kept = drop_text_tokens(KEY, tagged, mask, ratio=0.4, positions=positions)
+    dropped, kept = drop_text_tokens(KEY, tagged, mask, ratio=0.4, draws=draws)
     visible = np.stack(
         [
             np.isin(np.arange(count), row[k])
@@ -125,7 +125,7 @@ def test_dropping_gives_the_features_of_hiding(encode, positions):
 
 
 def test_official_counts_are_uniform_and_include_none():
-    hidden = np.asarray(hidden_keys(KEY, 41, ratio=0.2, rows=9000, positions="sample"))
+    hidden = np.asarray(hidden_keys(KEY, 41, ratio=0.2, rows=9000, draws="sample"))
     assert hidden.shape == (9000, 41)
     assert not hidden[:, 0].any()
     counts = np.bincount(hidden.sum(axis=1), minlength=9)
@@ -135,18 +135,18 @@ def test_official_counts_are_uniform_and_include_none():
 
 
 def test_official_positions_are_equally_likely():
-    hidden = np.asarray(hidden_keys(KEY, 41, ratio=0.2, rows=9000, positions="sample"))
+    hidden = np.asarray(hidden_keys(KEY, 41, ratio=0.2, rows=9000, draws="sample"))
     share = hidden[:, 1:].mean(axis=0)
     assert np.abs(share - 4 / 40).max() < 5 * np.sqrt(0.1 * 0.9 / 9000)
 
 
 def test_official_draws_once_for_a_batch():
-    hidden = hidden_keys(KEY, 41, ratio=0.5, rows=32, positions="batch")
+    hidden = hidden_keys(KEY, 41, ratio=0.5, rows=32, draws="batch")
     assert hidden.shape == (1, 41) and hidden.any()
 
 
 def run(**changes):
-    options = {"strategy": "official", "image_ratio": 0.5, "text_ratio": 0.5, "positions": "sample"}
+    options = {"strategy": "official", "image_ratio": 0.5, "text_ratio": 0.5, "draws": "sample"}
     key = changes.pop("key", KEY)
     mask = jnp.arange(12)[None] < jnp.full((64, 1), 4)
     images, texts = numbered(64, 21), numbered(64, 12)
@@ -178,7 +178,7 @@ def test_nothing_is_touched(changes):
     assert found[0] is images and found[1] is None and found[2] is texts and found[3] is mask
 
 
-@pytest.mark.parametrize("changes", [{"strategy": "zero"}, {"positions": "everywhere"}])
+@pytest.mark.parametrize("changes", [{"strategy": "zero"}, {"draws": "everywhere"}])
 def test_unknown_options_are_named(changes):
     with pytest.raises(ValueError, match=next(iter(changes.values()))):
         run(key=None, **changes)

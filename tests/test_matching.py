@@ -19,7 +19,7 @@ from ivt_jax.training.state import TrainState, make_step
 
 ROWS, VIEWS, WIDTH = 16, 3, 24
 LOSS = {"logits": "projection", "target_norm": "l2", "epsilon": 1e-8}
-NONE = {"strategy": "none", "image_ratio": 0.0, "text_ratio": 0.0, "positions": "sample"}
+NONE = {"strategy": "none", "image_ratio": 0.0, "text_ratio": 0.0, "draws": "sample"}
 KEY = jax.random.key(0)
 
 

@@ -36,7 +36,7 @@ def objective(**changes):
         "strategy": "drop",
         "image_ratio": 0.3,
         "text_ratio": 0.3,
-        "positions": "sample",
+        "draws": "sample",
     }
     options = {"levels": "joint", "negatives": "global", "epsilon": 1e-8} | changes
     return make_objective(views=VIEWS["joint"], erase=0.5, masking=masking, **options)

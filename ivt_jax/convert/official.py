@@ -144,12 +144,12 @@ def _read_config(weights, image_size, num_heads, patch_stride) -> IVTConfig:
 
 def _fit_tables(weights, config: IVTConfig) -> None:
     """Interpolates the image tables when they were made for another stride or image size."""
-    strides = [dataclasses.replace(config, patch_stride=s).grid for s in (config.patch_size, 12)]
+    grids = [dataclasses.replace(config, patch_stride=s).grid for s in (config.patch_size, 12)]
     for name in ("pos_embed", "type_embed"):
         table = weights.get(name)
         if table is None or table.shape[1] == config.image_tokens:
             continue
-        source = guess_grid(table.shape[1], strides)
+        source = guess_grid(table.shape[1], grids)
         logging.warning("official weights: %s resized from %s to %s", name, source, config.grid)
         weights[name] = resize_positions(table[0], source=source, target=config.grid)[None]
 

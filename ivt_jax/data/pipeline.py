@@ -16,7 +16,7 @@ from ivt_jax.data.cache import Cache
 from ivt_jax.data.images import ImageError, crop_and_flip, decode, resize
 from ivt_jax.data.records import DataError, RecordSource, entries
 from ivt_jax.data.sampling import IdentityOrder, ShuffledOrder
-from ivt_jax.data.texts import Tokenizer, text_levels
+from ivt_jax.data.texts import LEVELS, Tokenizer, text_levels
 
 _ENDLESS = 1 << 40  # positions; Grain wants a length, the orders have none
 _SUBSTITUTES = 100  # entries tried after a bad one before giving up
@@ -26,7 +26,7 @@ _SUBSTITUTES = 100  # entries tried after a bad one before giving up
 class ViewOptions:
     """How a record becomes views; the fields are those of `config.data`.
 
-    `views` are names of text levels, any of "word", "phrase", "sentence", one image view each.
+    `views` are names of text levels, any of `texts.LEVELS`, with one image view each.
     """
 
     views: tuple[str, ...]
@@ -40,14 +40,15 @@ class ViewOptions:
 
 
 class TrainingEntries:
-    """The entries of one dataset, in order: position -> a sample. Grain's random-access source.
+    """The entries of one dataset in their endless order; `sample` makes the one at a position.
 
     Args:
       source: the records of the training split.
       kind: "captions": an entry is an (image, caption) pair; "images": an image, with one of its
         captions drawn every time.
       sampler: "shuffle" | "identity", `group` entries of a person together.
-      number: of the dataset in the mixture, for reports.
+      seed: of the order.
+      number: of the dataset in the mixture, for reports and the cache.
       identity_offset: added to identities, so those of several datasets never meet.
     """
 
@@ -152,7 +153,7 @@ def _levels(record: dict, caption: int, options: ViewOptions, rng) -> list[str]:
         source=record["source"],
         rng=rng,
     )
-    return [levels[("word", "phrase", "sentence").index(view)] for view in options.views]
+    return [levels[LEVELS.index(view)] for view in options.views]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,6 +203,7 @@ def training_batches(
     Args:
       datasets, weights: the mixture; weights are relative frequencies of samples.
       batch_size: of the global batch B, divisible by `processes`.
+      seed: of what is drawn for each sample; the orders have their own.
       workers: reading processes; 0 = `threads` threads of this one.
       prefetch: batches kept ready, by each worker if there are any.
       cache_gib: GiB of decoded images kept in memory, an equal share in each worker.

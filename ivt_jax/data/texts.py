@@ -23,6 +23,7 @@ BERT_UNCASED_SHA256 = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c9
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SEPARATORS = ("none", "sep")
 STYLES = ("words", "official")
+LEVELS = ("word", "phrase", "sentence")  # of MLA, in the official order of views
 _SHORTEST_PIECE = 6  # characters, counted before blanks are stripped, as the official code does
 
 

@@ -21,8 +21,9 @@ _table = jax.nn.initializers.normal(0.02)
 class IVTConfig:
     """Sizes and computation of an IVT; the fields of `config.model`, documented in configs/base.py.
 
-    Raises ValueError when heads do not divide the width, a patch does not fit the image, or the
-    width does not suit the position tables.
+    A run names every field; the defaults here serve conversion and tests, which are
+    deterministic and in float32. Raises ValueError when heads do not divide the width, a patch
+    does not fit the image, or the width does not suit the position tables.
     """
 
     image_size: tuple[int, int] = (384, 128)
@@ -37,7 +38,7 @@ class IVTConfig:
     drop_path: float = 0.0
     text_dropout: float = 0.0
     kernel_deviation: float = 0.02
-    positions: str = "normal"
+    position_init: str = "normal"
     dtype: str = "float32"
     layers: str = "scan"
     remat: str = "none"
@@ -48,8 +49,8 @@ class IVTConfig:
             raise ValueError(f"heads={self.heads} must divide width={self.width}")
         if min(self.image_size) < self.patch_size:
             raise ValueError(f"a patch of {self.patch_size} does not fit in {self.image_size}")
-        if self.positions == "sincos" and self.width % 4:
-            raise ValueError(f'positions="sincos" needs a width divisible by 4, not {self.width}')
+        if self.position_init == "sincos" and self.width % 4:
+            raise ValueError(f'"sincos" needs a width divisible by 4, not {self.width}')
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -148,9 +149,9 @@ class IVT(nnx.Module):
             rngs=rngs,
         )
         self.class_token = nnx.Param(_table(rngs.params(), (width,)))
-        # One type vector for EACH position: the published parameter count needs it.
         image_positions, text_positions = _positions(config, rngs.params())
         self.image_positions = nnx.Param(image_positions)
+        # One type vector for EACH position: the published parameter count needs it.
         self.image_types = nnx.Param(_table(rngs.params(), (config.image_tokens, width)))
         self.word_table = nnx.Param(_table(rngs.params(), (config.vocabulary_size, width)))
         self.position_table = nnx.Param(text_positions)
@@ -279,7 +280,7 @@ def _positions(config: IVTConfig, key):
     of its place, with the same deviation, so that neighbours are alike from the first step.
     """
     shapes = [(rows, config.width) for rows in (config.image_tokens, config.max_text_positions)]
-    if config.positions == "normal":
+    if config.position_init == "normal":
         return [_table(k, shape) for k, shape in zip(jax.random.split(key), shapes, strict=True)]
     rows, columns = jnp.divmod(jnp.arange(config.image_tokens - 1), config.grid[1])
     half = config.width // 2

@@ -13,8 +13,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
 
-from ivt_jax.data.images import decode, evaluation_image
-from ivt_jax.data.records import RecordSource
+from ivt_jax.data.images import ImageError, decode, evaluation_image
+from ivt_jax.data.records import DataError, RecordSource
 from ivt_jax.data.texts import Tokenizer
 from ivt_jax.model.pixels import normalise
 from ivt_jax.retrieval.metrics import metrics_from_ranks
@@ -36,8 +36,8 @@ class Encoders:
 
 
 @dataclasses.dataclass(frozen=True)
-class Gallery:
-    """An encoded split: G images, Q captions; float32 embeddings, L2-normalised."""
+class EncodedSplit:
+    """A split with G images and Q captions; embeddings float32, L2-normalised."""
 
     image_embeddings: np.ndarray  # (G, D)
     image_identities: np.ndarray  # (G,)
@@ -45,6 +45,7 @@ class Gallery:
     text_identities: np.ndarray  # (Q,)
     text_images: np.ndarray  # (Q,) row of the photo that a caption describes
     captions: list[str]
+    truncated: int  # captions that were cut to the text length
 
 
 def make_encoders(graphdef, mesh: jax.sharding.Mesh) -> Encoders:
@@ -54,14 +55,14 @@ def make_encoders(graphdef, mesh: jax.sharding.Mesh) -> Encoders:
     @jax.jit
     def image(params, images):
         model = nnx.merge(graphdef, params)
-        features = _unit(model.image_features(normalise(images)))
-        return jax.lax.with_sharding_constraint(features, whole)
+        embeddings = _unit(model.image_features(normalise(images)))
+        return jax.lax.with_sharding_constraint(embeddings, whole)
 
     @jax.jit
     def text(params, token_ids, token_mask):
         model = nnx.merge(graphdef, params)
-        features = _unit(model.text_features(token_ids, token_mask))
-        return jax.lax.with_sharding_constraint(features, whole)
+        embeddings = _unit(model.text_features(token_ids, token_mask))
+        return jax.lax.with_sharding_constraint(embeddings, whole)
 
     return Encoders(image, text, mesh)
 
@@ -107,10 +108,10 @@ def encode_split(
     length: int,
     separator: str,
     batch_size: int,
-) -> Gallery:
+) -> EncodedSplit:
     """Encodes each image and each caption of a split once.
 
-    Raises ImageError for an image that cannot be decoded: a score must cover the whole gallery.
+    Raises DataError for an image that cannot be decoded: a score must cover the whole gallery.
     """
     captions, owners = [], []
 
@@ -119,10 +120,10 @@ def encode_split(
             record = source[row]
             captions.extend(record["captions"])
             owners.extend([row] * len(record["captions"]))
-            yield evaluation_image(decode(record["image"], key=record["key"]), image_size)
+            yield evaluation_image(_pixels(record, source), image_size)
 
     image_embeddings = encode_images(encoders, params, images(), batch_size=batch_size)
-    text_embeddings, _ = encode_texts(
+    text_embeddings, truncated = encode_texts(
         encoders,
         params,
         captions,
@@ -132,25 +133,41 @@ def encode_split(
         batch_size=batch_size,
     )
     identities = np.asarray(source.identities)
-    return Gallery(
+    return EncodedSplit(
         image_embeddings,
         identities,
         text_embeddings,
         identities[owners],
         np.array(owners),
         captions,
+        truncated,
     )
 
 
-def score(gallery: Gallery, *, unmatched: str = "error") -> dict[str, float]:
+def score(encoded: EncodedSplit, *, unmatched: str = "error") -> dict[str, float]:
     """R1, R5, R10, mAP, mAP_trapezoid and mINP in percent; see `retrieval_metrics`."""
     ranks, valid = ranks_of_positives(
-        gallery.text_embeddings,
-        gallery.image_embeddings,
-        gallery.text_identities,
-        gallery.image_identities,
+        encoded.text_embeddings,
+        encoded.image_embeddings,
+        encoded.text_identities,
+        encoded.image_identities,
     )
     return metrics_from_ranks(ranks, valid, unmatched=unmatched)
+
+
+def _pixels(record: dict, source: RecordSource) -> np.ndarray:
+    try:
+        return decode(record["image"], key=record["key"])
+    except ImageError as error:
+        raise DataError(
+            f"{source.name} {source.split}: {error}. A score must cover every photo: mend that "
+            "file and prepare the dataset anew."
+        ) from error
+
+
+def truncation_note(cut: int, total: int, *, length: int) -> str:
+    """The sentence on captions that the model did not read to their end."""
+    return f"{cut} of {total} captions were cut to data.text_length={length} tokens"
 
 
 def _unit(features):

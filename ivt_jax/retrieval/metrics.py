@@ -172,8 +172,8 @@ def _check_matched(matched: np.ndarray, unmatched: str) -> None:
         shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
         raise ValueError(
             f"{len(missing)} of {len(matched)} queries have no photo of their identity in the "
-            f"gallery (query indices {shown}); complete the gallery, or pass unmatched='skip' to "
-            "leave them out or unmatched='count' to score them zero"
+            f"gallery (query indices {shown}); complete the gallery, or pass unmatched='skip' "
+            "(--unmatched=skip) to leave them out or 'count' (--unmatched=count) to score them zero"
         )
     if unmatched == "skip" and not matched.any():
         raise ValueError("no query has a photo of its identity in the gallery, nothing to average")

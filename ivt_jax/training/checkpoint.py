@@ -4,7 +4,6 @@ A run folder holds config.json, vocab.txt, metrics.jsonl and checkpoints/<step>/
 """
 
 import json
-import warnings
 from pathlib import Path
 
 import jax
@@ -104,8 +103,15 @@ def read_config(run: Path) -> ConfigDict:
     """The resolved configuration a run was started with. JSON only: nothing is executed."""
     file = run / "config.json"
     if not file.is_file():
-        raise UserError(f"{run} is no run folder: it has no config.json")
-    return from_json(file.read_text())
+        raise UserError(
+            f"{run} is no run folder: it has no config.json; name the --workdir of a training"
+        )
+    try:
+        return from_json(file.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"{file} is damaged ({error}); put back a copy of it, or start a new run"
+        ) from error
 
 
 def saved_steps(run: Path) -> list[int]:
@@ -157,13 +163,13 @@ def restore_params(run: Path, step: int, shapes) -> dict:
         lambda shape: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=device), shapes
     )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with ocp.StandardCheckpointer() as checkpointer:
-                return jax.tree.map(np.asarray, checkpointer.restore(folder, target))
+        with ocp.StandardCheckpointer() as checkpointer:
+            return jax.tree.map(np.asarray, checkpointer.restore(folder, target))
     except Exception as error:
         raise UserError(
-            f"the parameters in {folder} cannot be restored: {error}", exit_code=4
+            f"the parameters in {folder} cannot be restored: {error}\n"
+            "Name another step, or put back config.json if it was changed.",
+            exit_code=4,
         ) from error
 
 

@@ -8,7 +8,8 @@ import signal
 class StopRequest:
     """Notes SIGINT and SIGTERM while active; the loop asks `signal` between steps.
 
-    The first signal only asks. A second one leaves at once, since checkpoints are atomic.
+    The first signal only asks. A second one leaves at once without saving; what was saved before
+    stays whole, since checkpoints are atomic.
     """
 
     def __init__(self):

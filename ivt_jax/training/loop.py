@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from ivt_jax.config import compare, difference, from_json, resolved_json, validate
 from ivt_jax.errors import UserError
 from ivt_jax.model.ivt import IVTConfig
-from ivt_jax.retrieval.evaluate import encode_split, make_encoders, score
+from ivt_jax.retrieval.evaluate import encode_split, make_encoders, score, truncation_note
 from ivt_jax.training.checkpoint import Checkpoints
 from ivt_jax.training.lifecycle import StopRequest
 from ivt_jax.training.optimizer import make_optimizer, make_schedule
@@ -39,14 +39,14 @@ def train(
       views: text levels of a sample, each with its own image view.
 
     Returns:
-      The last training metrics.
+      The last training metrics; empty where the run was complete before.
 
     Raises:
       UserError: the folder holds another run, the data does not fit, the loss is not finite
         (exit code 3), or a signal asked to stop (130 or 143, after saving).
     """
-    validate(config, device_count=jax.device_count())
     workdir = Path(workdir)
+    validate(config, device_count=jax.device_count(), workdir=workdir)
     chief = jax.process_index() == 0
     data = open_data(config, views=views)
     _claim(workdir, config, data)
@@ -108,19 +108,21 @@ def train(
             metrics, due, cut = {}, None, 0
             for step in range(first + 1, last + 1):
                 batch = window.next(batches)
-                cut += data.report(batch, workdir / "quarantine.jsonl", log.say)
+                cut += data.report(batch, workdir / "substituted.jsonl", log.say)
                 state, metrics = step_function(state, to_global(mesh, batch), key)
                 window.steps += 1
                 # Read one step late, so that the device never waits for the host.
                 if due:
                     _log(log, *due, window, schedule)
+                    _refuse_divergence(*due)
                     due = None
                 stopping = stop.signal is not None or step == last
                 evaluate = step == total_steps or (eval_steps and step % eval_steps == 0)
                 save = stopping or (save_steps and step % save_steps == 0)
                 if evaluate or save:
-                    # Before anything is saved or scored: a diverged state is neither.
                     _log(log, step, metrics, window, schedule)
+                    # Before anything is saved or scored: a diverged state is neither.
+                    _refuse_divergence(step, metrics)
                     scores = evaluator(state.params, step, log) if evaluate else {}
                     checkpoints.save(state, metrics=scores)
                     window.restart()
@@ -222,15 +224,19 @@ class _Window:
 
 def _log(log: Telemetry, step: int, metrics: dict, window: _Window, schedule) -> None:
     values = {name: float(value) for name, value in metrics.items()}
-    if not np.isfinite([values["loss"], values["gradient_norm"]]).all():
+    rate = float(schedule(np.int32(step - 1)))
+    log.train(step, values | {"learning_rate": rate} | window.read())
+
+
+def _refuse_divergence(step: int, metrics: dict) -> None:
+    loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
+    if not np.isfinite([loss, norm]).all():
         raise UserError(
-            f"at step {step} the loss is {values['loss']} and the gradient norm "
-            f"{values['gradient_norm']}: the run has diverged.\n"
+            f"at step {step} the loss is {loss} and the gradient norm {norm}: the run has "
+            "diverged.\n"
             "Lower optimizer.learning_rate or set optimizer.clip_norm; earlier checkpoints stay.",
             exit_code=3,
         )
-    rate = float(schedule(np.int32(step - 1)))
-    log.train(step, values | {"learning_rate": rate} | window.read())
 
 
 class _Evaluator:
@@ -251,7 +257,11 @@ class _Evaluator:
     def __call__(self, params, step: int, log: Telemetry) -> dict[str, float]:
         saved = {}
         for split, source in self.sources.items():
-            metrics = score(encode_split(self.encoders, params, source, **self.encode))
+            encoded = encode_split(self.encoders, params, source, **self.encode)
+            if encoded.truncated:
+                cut = encoded.truncated, len(encoded.captions)
+                log.say(f"{split}: {truncation_note(*cut, length=self.encode['length'])}")
+            metrics = score(encoded)
             log.evaluation(step, split, metrics)
             saved |= {f"{split}_{name}": value for name, value in metrics.items()}
         if self.sources:

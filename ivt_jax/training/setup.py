@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from ivt_jax.data.images import ImageError, decode
 from ivt_jax.data.pipeline import TrainingEntries, ViewOptions, training_batches
 from ivt_jax.data.records import RecordSource, open_dataset, vocabulary_path
 from ivt_jax.data.texts import Tokenizer, load_tokenizer
@@ -52,8 +53,12 @@ class Data:
         substituted = batch.pop("substituted")
         for number, index in substituted[substituted[:, 0] > 0]:
             source = self.datasets[number - 1].source
-            line = {"dataset": self.names[number - 1], "record": int(index)}
-            line["key"] = source[int(index)]["key"]
+            record = source[int(index)]
+            line = {"dataset": self.names[number - 1], "key": record["key"]}
+            try:
+                decode(record["image"], key=record["key"])
+            except ImageError as error:
+                line |= {"reason": error.reason, "detail": error.detail}
             if file.exists() and json.dumps(line) in file.read_text():
                 continue
             with file.open("a") as lines:

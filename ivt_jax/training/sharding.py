@@ -84,7 +84,10 @@ def constrain(tree, spec: PartitionSpec):
 
 
 def gathered(tree):
-    """Parameters made whole for their use: without this XLA moves activations instead."""
+    """A tree whole on every device: parameters for their use, features to be compared.
+
+    Without it XLA moves activations instead of parameters.
+    """
     return constrain(tree, REPLICATED)
 
 

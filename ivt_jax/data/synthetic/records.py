@@ -98,8 +98,9 @@ def people_records(split: str, *, seed: int = 0, identities: int | None = None) 
     """Drawn pedestrians of "train", "val" or "test" (1400, 60 and 90 identities by default).
 
     Records have image (JPEG bytes, 192x72), captions (two), identity (int, unique over splits),
-    source, key and annotation (JSON: attributes, visible, facing, mentioned for each caption, boxes
-    of the parts as x0, y0, x1, y1 in 0..1). Each is a function of (seed, split, identity, view).
+    source, key and annotation (JSON: attributes, visible, facing, place, activity, mentioned and
+    remarks for each caption, boxes of the parts as x0, y0, x1, y1 in 0..1). Each is a function
+    of (seed, split, identity, view).
     Raises ValueError for an unknown split or a bad number of identities.
     """
     split_number(split)
