@@ -74,6 +74,7 @@ def _defaults() -> ConfigDict:
     data.workers = 0  # processes that read and augment; 0 = threads of the main process
     data.threads = 2  # reading threads in each process
     data.prefetch = 4  # batches kept ready by each process
+    data.cache_gib = 0.0  # GiB of decoded images kept in memory, shared out among workers; 0 = none
 
     # Bidirectional mask modelling (BMM): which tokens leave before the blocks.
     masking = config.masking = ConfigDict()

@@ -100,10 +100,10 @@ for _rule, _fields in {
     " model.mlp_ratio model.vocabulary_size model.max_text_positions data.captions_per_identity"
     " data.threads data.prefetch training.batch_size training.accumulate training.log_steps"
     " training.keep evaluation.batch_size mesh.fsdp",
-    _NOT_NEGATIVE: "data.pad data.workers optimizer.bias_factor optimizer.weight_decay"
-    " optimizer.clip_norm schedule.warmup_epochs schedule.start_rate schedule.floor_rate"
-    " schedule.first_epoch training.steps training.eval_epochs training.save_epochs"
-    " training.stop_after",
+    _NOT_NEGATIVE: "data.pad data.workers data.cache_gib optimizer.bias_factor"
+    " optimizer.weight_decay optimizer.clip_norm schedule.warmup_epochs schedule.start_rate"
+    " schedule.floor_rate schedule.first_epoch training.steps training.eval_epochs"
+    " training.save_epochs training.stop_after",
     _POSITIVE: "model.kernel_deviation objective.epsilon optimizer.learning_rate"
     " optimizer.epsilon training.epochs",
 }.items():

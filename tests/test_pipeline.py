@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ivt_jax.data import pipeline
+from ivt_jax.data.cache import Cache
 from ivt_jax.data.pipeline import TrainingEntries, ViewOptions, training_batches
 from ivt_jax.data.records import DataError, RecordSource
 from ivt_jax.data.texts import load_tokenizer
@@ -192,7 +194,9 @@ def test_two_bad_records_in_a_row_report_the_first(tokenizer):
 def test_a_dataset_without_one_good_image_is_an_error(tokenizer):
     hopeless = dataset(people(corrupt=frozenset(range(8))))
     with pytest.raises(DataError, match="people cannot be read"):
-        hopeless.sample(0, np.random.default_rng(0), tokenizer=tokenizer, options=OPTIONS)
+        hopeless.sample(
+            0, np.random.default_rng(0), tokenizer=tokenizer, options=OPTIONS, cache=Cache(0)
+        )
 
 
 def test_cut_texts_are_counted(tokenizer, batches):
@@ -245,3 +249,51 @@ def test_identity_groups_stand_together(tokenizer):
 def test_reading_processes_do_not_matter(tokenizer, batches):
     for found, expected in zip(read(tokenizer, 4, workers=2), batches, strict=False):
         assert_equal(found, expected)
+
+
+GIB_OF_FIVE = 5 * 24 * 12 * 3 / 2**30  # of the eight images
+
+
+@pytest.mark.parametrize(
+    "feed", [{"cache_gib": 1.0}, {"cache_gib": GIB_OF_FIVE}, {"cache_gib": 1.0, "workers": 2}]
+)
+def test_samples_are_the_same_with_and_without_a_cache(tokenizer, feed):
+    """Bicubic from another size, bad records among them: all that the cache could change."""
+    options = dataclasses.replace(OPTIONS, image_size=(20, 10), resize="bicubic")
+    bad = people(corrupt=frozenset([5]))
+    expected = read(tokenizer, 10, datasets=[dataset(bad)], options=options)
+    cached = read(tokenizer, 10, datasets=[dataset(bad)], options=options, **feed)
+    for ours, theirs in zip(cached, expected, strict=True):
+        assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("gib", "each"), [(1.0, 1), (GIB_OF_FIVE, None), (0.0, None)])
+def test_a_cache_decodes_once_what_it_has_room_for(tokenizer, monkeypatch, gib, each):
+    decoded = []
+
+    def counting(data, *, key):
+        decoded.append(key)
+        return real(data, key=key)
+
+    real = pipeline.decode
+    monkeypatch.setattr(pipeline, "decode", counting)
+    one_by_one = {"threads": 1, "prefetch": 1}  # two threads may decode one image at once
+    entries = dataset(kind="images")
+    read(tokenizer, 5, datasets=[entries], batch_size=8, cache_gib=gib, **one_by_one)
+    visits = sorted(decoded.count(f"record {number}") for number in range(8))
+    if each:
+        assert visits == [each] * 8
+    else:
+        kept = 5 if gib else 0
+        assert visits[:kept] == [1] * kept and min(visits[kept:]) >= 5
+
+
+def test_a_mixture_never_confuses_the_images_of_its_datasets(tokenizer):
+    other = people(caption="Woman, hat, {} bag")
+    datasets = [dataset(), dataset(other, number=1, identity_offset=4)]
+    plain, cached = (
+        read(tokenizer, 6, datasets=datasets, weights=(0.5, 0.5), cache_gib=gib)
+        for gib in (0.0, 1.0)
+    )
+    for ours, theirs in zip(cached, plain, strict=True):
+        assert_equal(ours, theirs)

@@ -152,13 +152,20 @@ def augment(
     Returns:
         uint8 (H, W, 3), contiguous.
     """
-    image = resize(image, size, resize_filter)
+    return crop_and_flip(resize(image, size, resize_filter), pad=pad, flip=flip, rng=rng)
+
+
+def crop_and_flip(
+    image: np.ndarray, *, pad: int, flip: float, rng: np.random.Generator
+) -> np.ndarray:
+    """The random part of `augment`: a new view of a resized uint8 (H, W, 3) image, as large."""
     top, left = rng.integers(0, 2 * pad + 1, 2) - pad
     flipped = rng.random() < flip
     (rows_in, rows_out), (columns_in, columns_out) = (
-        _overlap(int(offset), length) for offset, length in ((top, size[0]), (left, size[1]))
+        _overlap(int(offset), length)
+        for offset, length in zip((top, left), image.shape, strict=False)
     )
-    view = np.zeros((*size, 3), np.uint8)
+    view = np.zeros_like(image)
     view[rows_out, columns_out] = image[rows_in, columns_in]
     return np.ascontiguousarray(view[:, ::-1]) if flipped else view
 

@@ -6,14 +6,14 @@ resuming needs the step alone. Nothing here imports JAX: reading processes load 
 """
 
 import dataclasses
-import functools
 import signal
 from typing import Any
 
 import grain
 import numpy as np
 
-from ivt_jax.data.images import ImageError, augment, decode
+from ivt_jax.data.cache import Cache
+from ivt_jax.data.images import ImageError, crop_and_flip, decode, resize
 from ivt_jax.data.records import DataError, RecordSource, entries
 from ivt_jax.data.sampling import IdentityOrder, ShuffledOrder
 from ivt_jax.data.texts import Tokenizer, text_levels
@@ -78,32 +78,35 @@ class TrainingEntries:
         )
 
     def sample(
-        self, position: int, rng: np.random.Generator, *, tokenizer: Tokenizer, options: ViewOptions
+        self,
+        position: int,
+        rng: np.random.Generator,
+        *,
+        tokenizer: Tokenizer,
+        options: ViewOptions,
+        cache: Cache,
     ) -> dict[str, Any]:
         """The sample at a position; a bad record is replaced by the next good entry.
+
+        What was read and decoded is kept in `cache` while there is room; the sample is the same
+        with and without it.
 
         Returns images uint8 (V, H, W, 3), token_ids int32 (V, L), token_mask bool (V, L),
         identities int32, and for the report truncated int32, the texts that were cut, and
         substituted int32 (2,): 1 + the number of the dataset, and of the bad record, or zeros.
         Raises DataError when 100 entries in a row are bad.
         """
-        record, caption_index, image, bad = self._readable(self.order[position])
+        record, caption_index, image, bad = self._readable(self.order[position], options, cache)
         if caption_index < 0:
             caption_index = int(rng.integers(len(record["captions"])))
         texts = _levels(record, caption_index, options, rng)
         ids, mask, truncated = tokenizer.encode(
             texts, length=options.text_length, separator=options.separator
         )
-        draw = functools.partial(
-            augment,
-            size=options.image_size,
-            resize_filter=options.resize,
-            pad=options.pad,
-            flip=options.flip,
-            rng=rng,
-        )
         return {
-            "images": np.stack([draw(image) for _ in texts]),
+            "images": np.stack(
+                [crop_and_flip(image, pad=options.pad, flip=options.flip, rng=rng) for _ in texts]
+            ),
             "token_ids": ids,
             "token_mask": mask,
             "identities": np.int32(record["identity"] + self.identity_offset),
@@ -111,20 +114,31 @@ class TrainingEntries:
             "substituted": np.array(bad, np.int32),
         }
 
-    def _readable(self, entry: int) -> tuple[dict[str, Any], int, np.ndarray, tuple[int, int]]:
-        """The record, caption and pixels of the first good entry from `entry` on."""
+    def _readable(
+        self, entry: int, options: ViewOptions, cache: Cache
+    ) -> tuple[dict[str, Any], int, np.ndarray, tuple[int, int]]:
+        """The record, caption and resized pixels of the first good entry from `entry` on."""
         bad = (0, 0)
         for attempt in range(_SUBSTITUTES):
-            record_index, caption_index = self.entries[(entry + attempt) % len(self.entries)]
-            record = self.source[int(record_index)]
+            index, caption = map(int, self.entries[(entry + attempt) % len(self.entries)])
             try:
-                return record, int(caption_index), decode(record["image"], key=record["key"]), bad
+                record, image = cache.get((self.number, index)) or self._read(index, options, cache)
+                return record, caption, image, bad
             except ImageError:
-                bad = bad if any(bad) else (self.number + 1, int(record_index))
+                bad = bad if any(bad) else (self.number + 1, index)
         raise DataError(
             f"{_SUBSTITUTES} images in a row of {self.source.name} cannot be read, from record "
             f"{bad[1]} on; prepare the dataset anew"
         )
+
+    def _read(
+        self, index: int, options: ViewOptions, cache: Cache
+    ) -> tuple[dict[str, Any], np.ndarray]:
+        record = self.source[index]
+        pixels = decode(record.pop("image"), key=record["key"])
+        image = resize(pixels, options.image_size, options.resize)  # (H, W, 3)
+        cache.add((self.number, index), (record, image), size=image.nbytes)
+        return record, image
 
 
 def _levels(record: dict, caption: int, options: ViewOptions, rng) -> list[str]:
@@ -146,9 +160,12 @@ class _Sample(grain.transforms.RandomMap):
     entries: TrainingEntries
     tokenizer: Tokenizer
     options: ViewOptions
+    cache: Cache
 
     def random_map(self, element: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        return self.entries.sample(element, rng, tokenizer=self.tokenizer, options=self.options)
+        return self.entries.sample(
+            element, rng, tokenizer=self.tokenizer, options=self.options, cache=self.cache
+        )
 
 
 class _Positions:
@@ -178,6 +195,7 @@ def training_batches(
     workers: int = 0,
     threads: int = 2,
     prefetch: int = 4,
+    cache_gib: float = 0.0,
 ):
     """An endless iterator over this process's share of the batches from `start_step` on.
 
@@ -186,13 +204,15 @@ def training_batches(
       batch_size: of the global batch B, divisible by `processes`.
       workers: reading processes; 0 = `threads` threads of this one.
       prefetch: batches kept ready, by each worker if there are any.
+      cache_gib: GiB of decoded images kept in memory, an equal share in each worker.
 
     Yields dicts of numpy arrays with a leading axis of B / processes; see `TrainingEntries.sample`.
     """
+    cache = Cache(int(cache_gib * 2**30) // max(workers, 1))
     streams = [
         grain.MapDataset.source(_Positions())
         .seed(seed + number)
-        .random_map(_Sample(entries, tokenizer, options))
+        .random_map(_Sample(entries, tokenizer, options, cache))
         for number, entries in enumerate(datasets)
     ]
     stream = streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, weights)

@@ -23,8 +23,8 @@ from ivt_jax.training.telemetry import Telemetry
 from ivt_jax.training.transfer import params_of_run
 
 # Fields that change how a run is watched or fed, not what it computes.
-_FREE = ("data.workers", "data.threads", "data.prefetch", "training.log_steps", "training.keep")
-_FREE += ("training.stop_after", "mesh.data", "mesh.fsdp", "data.directory")
+_FREE = ("data.workers", "data.threads", "data.prefetch", "data.cache_gib", "training.keep")
+_FREE += ("training.log_steps", "training.stop_after", "mesh.data", "mesh.fsdp", "data.directory")
 
 
 def train(

@@ -41,6 +41,7 @@ class Data:
             workers=config.data.workers,
             threads=config.data.threads,
             prefetch=config.data.prefetch,
+            cache_gib=config.data.cache_gib,
         )
 
     def report(self, batch: dict[str, np.ndarray], file: Path, say: Callable[[str], None]) -> int:
