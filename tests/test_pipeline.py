@@ -20,6 +20,7 @@ OPTIONS = ViewOptions(
     image_size=(24, 12),
     text_length=12,
     separator="none",
+    decode="exact",
     resize="bilinear",
     pad=2,
     flip=0.5,
@@ -271,12 +272,12 @@ def test_samples_are_the_same_with_and_without_a_cache(tokenizer, feed):
 def test_a_cache_decodes_once_what_it_has_room_for(tokenizer, monkeypatch, gib, each):
     decoded = []
 
-    def counting(data, *, key):
+    def counting(data, *, key, **how):
         decoded.append(key)
-        return real(data, key=key)
+        return real(data, key=key, **how)
 
-    real = pipeline.decode
-    monkeypatch.setattr(pipeline, "decode", counting)
+    real = pipeline.decode_resized
+    monkeypatch.setattr(pipeline, "decode_resized", counting)
     one_by_one = {"threads": 1, "prefetch": 1}  # two threads may decode one image at once
     entries = dataset(kind="images")
     read(tokenizer, 5, datasets=[entries], batch_size=8, cache_gib=gib, **one_by_one)

@@ -13,7 +13,7 @@ import grain
 import numpy as np
 
 from ivt_jax.data.cache import Cache
-from ivt_jax.data.images import ImageError, crop_and_flip, decode, resize
+from ivt_jax.data.images import ImageError, crop_and_flip, decode_resized
 from ivt_jax.data.records import DataError, RecordSource, entries
 from ivt_jax.data.sampling import IdentityOrder, ShuffledOrder
 from ivt_jax.data.texts import Tokenizer, text_levels
@@ -33,6 +33,7 @@ class ViewOptions:
     image_size: tuple[int, int]
     text_length: int
     separator: str
+    decode: str
     resize: str
     pad: int
     flip: float
@@ -135,8 +136,13 @@ class TrainingEntries:
         self, index: int, options: ViewOptions, cache: Cache
     ) -> tuple[dict[str, Any], np.ndarray]:
         record = self.source[index]
-        pixels = decode(record.pop("image"), key=record["key"])
-        image = resize(pixels, options.image_size, options.resize)  # (H, W, 3)
+        image = decode_resized(
+            record.pop("image"),
+            size=options.image_size,
+            resize_filter=options.resize,
+            mode=options.decode,
+            key=record["key"],
+        )  # (H, W, 3)
         cache.add((self.number, index), (record, image), size=image.nbytes)
         return record, image
 

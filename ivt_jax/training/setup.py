@@ -14,6 +14,8 @@ from ivt_jax.data.records import RecordSource, open_dataset, vocabulary_path
 from ivt_jax.data.texts import Tokenizer, load_tokenizer
 from ivt_jax.errors import UserError
 
+_VIEW_FIELDS = ("text_length", "separator", "decode", "resize", "pad", "flip", "word_level")
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:
@@ -107,10 +109,7 @@ def open_data(config: ConfigDict, *, views: tuple[str, ...]) -> Data:
     options = ViewOptions(
         views=views,
         image_size=tuple(config.model.image_size),
-        **{
-            field: config.data[field]
-            for field in ("text_length", "separator", "resize", "pad", "flip", "word_level")
-        },
+        **{field: config.data[field] for field in _VIEW_FIELDS},
     )
     weights = [float(config.data.mixture[name]) for name in names]
     return Data(entries, weights, tokenizer, options, _evaluation_splits(config), names)
