@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import flags
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -130,8 +129,8 @@ def whole(entries: TrainingEntries, tokenizer, *, mode: str, images: int, **feed
         stream = training_batches(
             [entries], [1.0], tokenizer=tokenizer, options=options, batch_size=BATCH, seed=0, **feed
         )
-        for _ in range(8 + 4 * feed["workers"]):
-            next(stream)  # what is ready ahead, and the start of processes
+        for _ in range(len(entries.order) // BATCH):
+            next(stream)  # what is ready ahead, the start of processes, the filling of a cache
         clock, cpu = time.perf_counter(), time.process_time()
         for _ in range(images // BATCH):
             next(stream)
@@ -156,14 +155,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="of which the median is taken")
     parser.add_argument("--images", type=int, default=512, help="read by a pipeline in a round")
     arguments = parser.parse_args()
-    flags.FLAGS.mark_as_parsed()  # Grain asks for them when it starts processes
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     photos = [photo(number) for number in range(32)]
     size = statistics.mean(map(len, photos)) / 1e3
     print(f"{cores} cores; JPEGs of 500 x 375, {size:.0f} kB, to {SIZE[1]} x {SIZE[0]}")
     rates = one_core(photos, arguments.rounds)
     with tempfile.TemporaryDirectory() as folder:
-        splits = {"train": Split(range(256), record)}
+        splits = {"train": Split(range(64), record)}
         write_dataset(NAME, splits, out=Path(folder), vocabulary=synthetic.vocabulary())
         pipelines(
             Path(folder), rates, rounds=arguments.rounds, images=arguments.images, cores=cores

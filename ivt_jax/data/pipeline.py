@@ -11,6 +11,7 @@ from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 
 from ivt_jax.data.cache import Cache
 from ivt_jax.data.images import ImageError, crop_and_flip, decode_resized
@@ -227,6 +228,7 @@ def training_batches(
     read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, 1))
     stream = batches.to_iter_dataset(read)
     if workers:
+        flags.FLAGS.mark_as_parsed()  # Grain reads one when it starts processes
         stream = stream.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch),
             worker_init_fn=_ignore_interrupt,
