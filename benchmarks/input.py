@@ -106,7 +106,7 @@ def single_core(photos: list[bytes]) -> dict[str, Callable[[bytes], Any]]:
 
     def opencv(data: bytes) -> np.ndarray:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-        return cv2.resize(np.asarray(image), SIZE[::-1], interpolation=cv2.INTER_AREA)
+        return cv2.resize(np.asarray(image), (SIZE[1], SIZE[0]), interpolation=cv2.INTER_AREA)
 
     return timed | {
         "OpenCV: decode + resize": opencv,

@@ -162,6 +162,20 @@ def _levels(record: dict, caption: int, options: ViewOptions, rng) -> list[str]:
     return [levels[("word", "phrase", "sentence").index(view)] for view in options.views]
 
 
+def epochs_seen(
+    datasets: list[TrainingEntries], weights: list[float], *, samples: int
+) -> list[float]:
+    """How often each dataset of a mixture has been passed over after so many samples in all.
+
+    A function of the sample count alone, as the mixture itself: each dataset gives its share.
+    """
+    total = sum(weights)
+    return [
+        samples * weight / total / len(entries.order)
+        for entries, weight in zip(datasets, weights, strict=True)
+    ]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Sample(grain.transforms.RandomMap):
     entries: TrainingEntries

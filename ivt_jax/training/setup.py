@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ivt_jax.data.pipeline import TrainingEntries, ViewOptions, training_batches
+from ivt_jax.data.pipeline import TrainingEntries, ViewOptions, epochs_seen, training_batches
 from ivt_jax.data.records import RecordSource, open_dataset, vocabulary_path
 from ivt_jax.data.texts import Tokenizer, load_tokenizer
 from ivt_jax.errors import UserError
@@ -67,6 +67,11 @@ class Data:
     def epoch_entries(self) -> int:
         """Samples in a pass over all training entries."""
         return sum(len(entries.order) for entries in self.datasets)
+
+    def epochs(self, samples: int) -> dict[str, float]:
+        """Passes over each dataset after so many samples: "epochs_<name>" -> count."""
+        seen = epochs_seen(self.datasets, self.weights, samples=samples)
+        return {f"epochs_{name}": count for name, count in zip(self.names, seen, strict=True)}
 
     @property
     def description(self) -> str:
