@@ -118,7 +118,7 @@ def single_core(photos: list[bytes]) -> dict[str, Callable[[bytes], Any]]:
 def pillow(data: bytes) -> np.ndarray:
     """Plain Pillow: what data.decode=exact computes, without its checks."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
-    return np.asarray(image.resize(SIZE[::-1], Image.Resampling.BICUBIC))
+    return np.asarray(image.resize((SIZE[1], SIZE[0]), Image.Resampling.BICUBIC))
 
 
 def whole(entries: TrainingEntries, tokenizer, *, mode: str, images: int, **feed) -> Callable:
