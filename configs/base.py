@@ -67,6 +67,7 @@ def _defaults() -> ConfigDict:
     data.entries = "captions"  # an epoch passes over "captions" [code] | "images", one caption each
     data.sampler = "shuffle"  # "shuffle" | "identity": captions_per_identity entries of each person
     data.captions_per_identity = 4  # used by the identity sampler [code]
+    data.decode = "exact"  # "exact" [code] | "scaled": large JPEGs reduced in decoding; 3x as fast
     data.resize = "bicubic"  # filter of the training resize: "bicubic" [code] | "bilinear"
     data.pad = 10  # black pixels on each side before the random crop [code]
     data.flip = 0.5  # probability of a horizontal flip [code]

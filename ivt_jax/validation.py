@@ -4,6 +4,7 @@ configs/base.py is the one list of keys. Nothing here imports JAX, so a fault sh
 """
 
 import difflib
+import importlib.util
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -73,6 +74,7 @@ RULES: dict[str, Rule] = {
     "data.separator": _one_of("none", "sep"),
     "data.entries": _one_of("captions", "images"),
     "data.sampler": _one_of("shuffle", "identity"),
+    "data.decode": _one_of("exact", "scaled"),
     "data.resize": _one_of("bicubic", "bilinear"),
     "data.flip": _PROBABILITY,
     "data.erase": _PROBABILITY,
@@ -263,6 +265,11 @@ def _path_faults(values: Mapping[str, Any]) -> list[Fault]:
     vocabulary = values.get("data.vocabulary")
     if vocabulary and not Path(vocabulary).is_file():
         faults.append(Fault("data.vocabulary", f"no file {vocabulary}; a WordPiece vocab.txt"))
+    if values.get("data.decode") == "scaled":
+        absent = [name for name in ("simplejpeg", "cv2") if not importlib.util.find_spec(name)]
+        if absent:
+            need = "pip install simplejpeg opencv-python-headless"
+            faults.append(Fault("data.decode", f"scaled needs {' and '.join(absent)}: {need}"))
     return faults
 
 

@@ -89,7 +89,7 @@ def test_png_modes_become_rgb(mode):
 
 
 def test_formats_equal_pillow():
-    for format in images.FORMATS:
+    for format in ("JPEG", "PNG", "WEBP"):
         data = encoded(picture(), format)
         expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
         np.testing.assert_array_equal(images.decode(data, key=0), expected)
@@ -143,6 +143,87 @@ def test_resize_equals_pillow(filter):
     assert images.resize(image, (50, 70), filter) is image
     with pytest.raises(ValueError, match="filter"):
         images.resize(image, (48, 16), "nearest")
+
+
+def fitted(data, *, mode, size=(24, 16), resize_filter="bicubic"):
+    return images.decode_resized(data, size=size, resize_filter=resize_filter, mode=mode, key=7)
+
+
+@pytest.mark.parametrize("size", [(24, 16), (90, 30), (40, 30)])
+def test_exact_is_decode_then_resize(size):
+    for data in (JPEG, encoded(picture(mode="LA")), encoded(picture(mode="CMYK"), "JPEG")):
+        expected = images.resize(images.decode(data, key=0), size, "bicubic")
+        np.testing.assert_array_equal(fitted(data, mode="exact", size=size), expected)
+
+
+@pytest.mark.parametrize("options", [{"subsampling": n} for n in range(3)] + [{"progressive": 1}])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_scaled_is_exact_for_jpegs_too_small_to_reduce(mode, options):
+    pytest.importorskip("simplejpeg")
+    data = encoded(picture(41, 31, mode), "JPEG", **options)
+    for size in ((41, 31), (48, 32)):
+        exact = fitted(data, mode="exact", size=size)
+        np.testing.assert_array_equal(fitted(data, mode="scaled", size=size), exact)
+
+
+@pytest.mark.parametrize("shape", [(375, 500), (480, 640), (500, 375), (100, 200), (1200, 900)])
+def test_scaled_stays_near_exact(shape):
+    """On a smooth photo; the reference is Pillow's antialiased resize of all pixels."""
+    pytest.importorskip("cv2")
+    noise = np.random.default_rng(1).integers(0, 256, (12, 12, 3), np.uint8)
+    photo = Image.fromarray(noise).resize(shape[::-1], Image.Resampling.BICUBIC)
+    data = encoded(photo, "JPEG", quality=90)
+    exact, scaled = (fitted(data, mode=m, size=(96, 32)).astype(float) for m in ("exact", "scaled"))
+    assert scaled.shape == exact.shape and not np.array_equal(scaled, exact)
+    assert 10 * np.log10(255**2 / np.square(scaled - exact).mean()) > 32
+
+
+def test_the_reduction_leaves_enough_pixels():
+    assert images._reduction(375, 500, (384, 128)) == 2
+    assert images._reduction(246, 90, (384, 128)) == 1
+    assert images._reduction(3000, 4000, (384, 128)) == 8
+    assert images._reduction(1519, 100, (96, 32)) == 4  # by 8, 13 columns would be left
+    assert images._reduction(500, 200, (384, 128)) == 1
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_scaled_obeys_exif_orientation(orientation):
+    pytest.importorskip("cv2")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(picture(200, 300), "JPEG", exif=exif)
+    exact, scaled = (fitted(data, mode=m).astype(int) for m in ("exact", "scaled"))
+    assert np.abs(exact - scaled).mean() < 4
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_scaled_refuses_what_exact_refuses(kind):
+    pytest.importorskip("simplejpeg")
+    data, reason = BAD[kind]
+    with pytest.raises(images.ImageError) as caught:
+        fitted(data, mode="scaled")
+    assert caught.value.reason == reason and caught.value.key == 7
+
+
+def test_damage_that_pillow_hides():
+    """Two bytes changed within the pixel data: Pillow goes on, libjpeg's warning tells."""
+    pytest.importorskip("simplejpeg")
+    data = bytearray(encoded(picture(200, 300), "JPEG", quality=95))
+    data[len(data) // 2 : len(data) // 2 + 2] = b"\xff\xd5"
+    assert images.decode(bytes(data), key=0).shape == (200, 300, 3)
+    assert "Corrupt JPEG data" in str(images.damaged(bytes(data)))
+    with pytest.raises(images.ImageError, match="broken"):
+        fitted(bytes(data), mode="scaled")
+    whole = [JPEG, encoded(picture(mode="CMYK"), "JPEG"), encoded(picture()), b"", b"\xff\xd8\xff"]
+    assert [images.damaged(data) for data in whole] == [None] * 5
+
+
+def test_a_photo_with_more_pictures_behind_it_is_a_jpeg():
+    second = Image.new("RGB", (30, 40), "red")
+    data = encoded(picture(), "MPO", save_all=True, append_images=[second])
+    assert Image.open(io.BytesIO(data)).format == "MPO"
+    first = np.asarray(picture()).astype(int)
+    assert np.abs(images.decode(data, key=0) - first).mean() < 8
 
 
 def view(image, rng, *, pad=3, flip=0.0, size=(24, 12), resize_filter="bicubic"):

@@ -44,6 +44,7 @@ LEVELS = {
     "ivt_jax.inference": 5,
     "ivt_jax": 6,  # the package itself: names of the public API, resolved lazily
     "ivt_jax.prepare": 6,
+    "ivt_jax.verify": 6,
     "ivt_jax.evaluate": 6,
     "ivt_jax.doctor": 7,
     "pretrain": 7,

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ivt_jax.data import pipeline
 from ivt_jax.data.cache import Cache
-from ivt_jax.data.pipeline import TrainingEntries, ViewOptions, training_batches
+from ivt_jax.data.pipeline import TrainingEntries, ViewOptions, epochs_seen, training_batches
 from ivt_jax.data.records import DataError, RecordSource
 from ivt_jax.data.texts import load_tokenizer
 
@@ -20,6 +20,7 @@ OPTIONS = ViewOptions(
     image_size=(24, 12),
     text_length=12,
     separator="none",
+    decode="exact",
     resize="bilinear",
     pad=2,
     flip=0.5,
@@ -271,15 +272,15 @@ def test_samples_are_the_same_with_and_without_a_cache(tokenizer, feed):
 def test_a_cache_decodes_once_what_it_has_room_for(tokenizer, monkeypatch, gib, each):
     decoded = []
 
-    def counting(data, *, key):
+    def counting(data, *, key, **how):
         decoded.append(key)
-        return real(data, key=key)
+        return real(data, key=key, **how)
 
-    real = pipeline.decode
-    monkeypatch.setattr(pipeline, "decode", counting)
-    entries = dataset(kind="images")
+    real = pipeline.decode_resized
+    monkeypatch.setattr(pipeline, "decode_resized", counting)
     # One thread: two may decode one image at once.
-    read(tokenizer, 5, datasets=[entries], batch_size=8, cache_gib=gib, threads=1, prefetch=1)
+    entries, feed = dataset(kind="images"), {"cache_gib": gib, "threads": 1, "prefetch": 1}
+    read(tokenizer, 5, datasets=[entries], options=OPTIONS, batch_size=8, **feed)
     visits = sorted(decoded.count(f"record {number}") for number in range(8))
     if each:
         assert visits == [each] * 8
@@ -297,3 +298,44 @@ def test_a_mixture_never_confuses_the_images_of_its_datasets(tokenizer):
     )
     for ours, theirs in zip(cached, plain, strict=True):
         assert_equal(ours, theirs)
+
+
+CORPORA = (2.54, 0.857, 0.567, 0.769)  # the weights of configs/cc4m.py
+
+
+def corpora():
+    """Four datasets whose identities tell them apart."""
+    return [
+        dataset(kind="images", number=number, seed=number, identity_offset=4 * number)
+        for number in range(4)
+    ]
+
+
+@pytest.fixture(scope="module")
+def mixed(tokenizer):
+    return read(tokenizer, 12, datasets=corpora(), weights=CORPORA)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_a_mixture_is_the_same_in_any_number_of_processes(tokenizer, mixed, processes):
+    feed = {"datasets": corpora(), "weights": CORPORA, "processes": processes}
+    shares = [read(tokenizer, 12, process=process, **feed) for process in range(processes)]
+    for step, expected in enumerate(mixed):
+        joined = {name: np.concatenate([s[step][name] for s in shares]) for name in expected}
+        assert_equal(joined, expected)
+
+
+@pytest.mark.parametrize("start", range(1, 12))
+def test_a_mixture_resumes_at_any_step(tokenizer, mixed, start):
+    (found,) = read(tokenizer, 1, datasets=corpora(), weights=CORPORA, start_step=start)
+    assert_equal(found, mixed[start])
+
+
+def test_epochs_seen_are_those_of_the_samples(tokenizer):
+    """Counted in 600 samples; the mixture may be one sample of each dataset ahead or behind."""
+    found = read(tokenizer, 5, datasets=corpora(), weights=CORPORA, batch_size=120)
+    origins = np.concatenate([batch["identities"] for batch in found]) // 4
+    counted = np.bincount(origins, minlength=4) / 8  # entries of each
+    told = epochs_seen(corpora(), list(CORPORA), samples=600)
+    np.testing.assert_allclose(told, counted, atol=2 / 8)
+    assert sum(told) * 8 == pytest.approx(600)

@@ -38,7 +38,11 @@ def test_a_run_that_draws_its_data_tells_one_line_each(tmp_path, capsys, monkeyp
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
-        (OSError(errno.ENOSPC, "No space left"), 73, "is not finished. Finished shards are kept: the same"),
+        (
+            OSError(errno.ENOSPC, "No space left"),
+            73,
+            "not finished. Finished shards are kept: the same",
+        ),
         (BrokenProcessPool("gone"), 5, "try --workers=1"),
     ],
 )

@@ -11,9 +11,10 @@ from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 
 from ivt_jax.data.cache import Cache
-from ivt_jax.data.images import ImageError, crop_and_flip, decode, resize
+from ivt_jax.data.images import ImageError, crop_and_flip, decode_resized
 from ivt_jax.data.records import DataError, RecordSource, entries
 from ivt_jax.data.sampling import IdentityOrder, ShuffledOrder
 from ivt_jax.data.texts import LEVELS, Tokenizer, text_levels
@@ -33,6 +34,7 @@ class ViewOptions:
     image_size: tuple[int, int]
     text_length: int
     separator: str
+    decode: str
     resize: str
     pad: int
     flip: float
@@ -136,8 +138,13 @@ class TrainingEntries:
         self, index: int, options: ViewOptions, cache: Cache
     ) -> tuple[dict[str, Any], np.ndarray]:
         record = self.source[index]
-        pixels = decode(record.pop("image"), key=record["key"])
-        image = resize(pixels, options.image_size, options.resize)  # (H, W, 3)
+        image = decode_resized(
+            record.pop("image"),
+            size=options.image_size,
+            resize_filter=options.resize,
+            mode=options.decode,
+            key=record["key"],
+        )  # (H, W, 3)
         cache.add((self.number, index), (record, image), size=image.nbytes)
         return record, image
 
@@ -154,6 +161,20 @@ def _levels(record: dict, caption: int, options: ViewOptions, rng) -> list[str]:
         rng=rng,
     )
     return [levels[LEVELS.index(view)] for view in options.views]
+
+
+def epochs_seen(
+    datasets: list[TrainingEntries], weights: list[float], *, samples: int
+) -> list[float]:
+    """How often each dataset of a mixture has been passed over after so many samples in all.
+
+    A function of the sample count alone, as the mixture itself: each dataset gives its share.
+    """
+    total = sum(weights)
+    return [
+        samples * weight / total / len(entries.order)
+        for entries, weight in zip(datasets, weights, strict=True)
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,6 +244,7 @@ def training_batches(
     read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, 1))
     stream = batches.to_iter_dataset(read)
     if workers:
+        flags.FLAGS.mark_as_parsed()  # Grain reads one when it starts processes
         stream = stream.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch),
             worker_init_fn=_ignore_interrupt,

@@ -102,7 +102,7 @@ def train(
         last = total_steps
         if config.training.stop_after:
             last = min(last, first + config.training.stop_after)
-        window = _Window(config.training.batch_size)
+        window = _Window(config.training.batch_size, data)
         with Telemetry(workdir, start_step=first, total_steps=total_steps, quiet=not chief) as log:
             _introduce(log, config, data, shapes, epoch_steps, total_steps, note)
             metrics, due, cut = {}, None, 0
@@ -194,13 +194,16 @@ def _introduce(log, config, data, shapes, epoch_steps, total_steps, note) -> Non
         f"{data.description}; {total_steps} steps of {config.training.batch_size}, "
         f"{epoch_steps} an epoch; {note}"
     )
+    seen = data.epochs(total_steps * config.training.batch_size)
+    passes = ", ".join(f"{seen[f'epochs_{name}']:.2f} over {name}" for name in data.names)
+    log.say(f"passes by the last step: {passes}")
 
 
 class _Window:
-    """Pace since the last line: pairs a second, and the share of time spent waiting for data."""
+    """Pace since the last line, the share of time spent waiting for data, and epochs so far."""
 
-    def __init__(self, batch_size: int):
-        self.batch_size = batch_size
+    def __init__(self, batch_size: int, data: Data):
+        self.batch_size, self.data = batch_size, data
         self.restart()
 
     def restart(self) -> None:
@@ -212,20 +215,20 @@ class _Window:
         self.waited += time.monotonic() - began
         return batch
 
-    def read(self) -> dict[str, float]:
+    def read(self, step: int) -> dict[str, float]:
         elapsed = max(time.monotonic() - self.began, 1e-9)
         pace = {
             "pairs_per_second": self.batch_size * self.steps / elapsed,
             "data_wait_percent": 100 * self.waited / elapsed,
         }
         self.restart()
-        return pace
+        return pace | self.data.epochs(step * self.batch_size)
 
 
 def _log(log: Telemetry, step: int, metrics: dict, window: _Window, schedule) -> None:
     values = {name: float(value) for name, value in metrics.items()}
     rate = float(schedule(np.int32(step - 1)))
-    log.train(step, values | {"learning_rate": rate} | window.read())
+    log.train(step, values | {"learning_rate": rate} | window.read(step))
 
 
 def _refuse_divergence(step: int, metrics: dict) -> None:

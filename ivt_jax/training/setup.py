@@ -10,10 +10,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ivt_jax.data.images import ImageError, decode
-from ivt_jax.data.pipeline import TrainingEntries, ViewOptions, training_batches
+from ivt_jax.data.pipeline import TrainingEntries, ViewOptions, epochs_seen, training_batches
 from ivt_jax.data.records import RecordSource, open_dataset, vocabulary_path
 from ivt_jax.data.texts import Tokenizer, load_tokenizer
 from ivt_jax.errors import UserError
+
+_VIEW_FIELDS = ("text_length", "separator", "decode", "resize", "pad", "flip", "word_level")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +73,11 @@ class Data:
         """Samples in a pass over all training entries."""
         return sum(len(entries.order) for entries in self.datasets)
 
+    def epochs(self, samples: int) -> dict[str, float]:
+        """Passes over each dataset after so many samples: "epochs_<name>" -> count."""
+        seen = epochs_seen(self.datasets, self.weights, samples=samples)
+        return {f"epochs_{name}": count for name, count in zip(self.names, seen, strict=True)}
+
     @property
     def description(self) -> str:
         """One line for the head of a log."""
@@ -112,10 +119,7 @@ def open_data(config: ConfigDict, *, views: tuple[str, ...]) -> Data:
     options = ViewOptions(
         views=views,
         image_size=tuple(config.model.image_size),
-        **{
-            field: config.data[field]
-            for field in ("text_length", "separator", "resize", "pad", "flip", "word_level")
-        },
+        **{field: config.data[field] for field in _VIEW_FIELDS},
     )
     weights = [float(config.data.mixture[name]) for name in names]
     return Data(entries, weights, tokenizer, options, _evaluation_splits(config), names)
