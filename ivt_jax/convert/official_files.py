@@ -85,6 +85,8 @@ def official_run_config(source: Source, stated: dict[str, Any]) -> ConfigDict:
     except ValueError as error:
         raise UserError(f"{source.label}: {error}") from None
     config.model.update(dataclasses.asdict(sizes))
+    if "data.text_length" not in stated:
+        config.data.text_length = min(config.data.text_length, sizes.max_text_positions)
     _refuse(config, source.label)
     if rows != sizes.image_tokens:
         raise UserError(
