@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import os
 import pickle
 import shutil
 import struct
@@ -18,13 +19,13 @@ torch = pytest.importorskip("torch")
 
 
 class Touch:
-    """Unpickling it creates a file."""
+    """Unpickling it makes a folder."""
 
     def __init__(self, path):
         self.path = str(path)
 
     def __reduce__(self):
-        return open, (self.path, "w")
+        return os.mkdir, (self.path,)
 
 
 def test_every_kind_of_file_gives_shapes_before_values(tmp_path):
@@ -49,7 +50,6 @@ def test_a_hostile_pth_is_refused_and_does_not_run(tmp_path, new, wrapped):
     payload = Touch(tmp_path / "touched")
     content = {"state_dict": {"w": torch.ones(2)}, "x": payload} if wrapped else payload
     torch.save(content, tmp_path / "bad.pth", _use_new_zipfile_serialization=new)
-    (tmp_path / "touched").unlink(missing_ok=True)
     with pytest.raises(UserError, match="refused by PyTorch's restricted loader"):
         open_weights(tmp_path / "bad.pth")
     assert not (tmp_path / "touched").exists()
@@ -134,7 +134,7 @@ def test_pth_without_tensors_is_a_sentence(tmp_path):
 
 
 def test_what_is_not_there_or_of_no_kind_is_a_sentence(tmp_path):
-    for name in (tmp_path / "x.pth", "no/such/folder", "weights.safetensors", "../x"):
+    for name in (tmp_path / "x.pth", "no/such/folder", "weights.safetensors", "../no-such-file"):
         with pytest.raises(UserError, match="no file or folder"):
             open_weights(name)
     with pytest.raises(UserError, match="none of the weight files"):
@@ -155,7 +155,7 @@ def test_a_damaged_config_json_is_a_sentence(tmp_path, content):
 @pytest.fixture
 def offline(tmp_path, monkeypatch):
     """An offline hub with a cache that holds one repository."""
-    constants = pytest.importorskip("huggingface_hub").constants
+    constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     commit = "0123456789abcdef0123456789abcdef01234567"
