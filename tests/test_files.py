@@ -7,6 +7,7 @@ import pickle
 import shutil
 import struct
 import zipfile
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,10 @@ class Touch:
 
 
 def test_every_kind_of_file_gives_shapes_before_values(tmp_path):
-    values = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b/c": np.ones(4, np.float16)}
+    values: dict[str, Any] = {
+        "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "b/c": np.ones(4, np.float16),
+    }
     save_file(values, tmp_path / "x.safetensors")
     np.savez(tmp_path / "x.npz", **values)
     tensors = {name: torch.tensor(value) for name, value in values.items()}

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+from typing import Any
 
 import jax
 import numpy as np
@@ -78,7 +79,7 @@ def models(tmp_path_factory):
     return found
 
 
-def initial(vocabulary, config=CONFIG, **changes):
+def initial(vocabulary, config=CONFIG, **changes) -> Any:
     options = {"run": "", "step": -1, "vit": "", "bert": "", "strict": True, "seed": 7}
     options |= {key: str(x) if key in ("vit", "bert", "run") else x for key, x in changes.items()}
     return initial_params(config, tokenizer=vocabulary, **options)
@@ -120,7 +121,7 @@ def as_timm(model) -> dict[str, np.ndarray]:
     return found
 
 
-def as_google(timm: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def as_google(timm: dict[str, np.ndarray]) -> dict[str, Any]:
     """Google's names and Flax layouts of the same numbers."""
     found = {
         "cls": timm["cls_token"],
@@ -226,7 +227,7 @@ def copies(models, tmp_path_factory):
     torch.save({"model": tensors, "epoch": 3}, folder / "deit.pth")
     google = as_google(timm)
     np.savez(folder / "google.npz", **google)
-    prefixed = {f"opt/target/{name}": value for name, value in google.items()}
+    prefixed: dict[str, Any] = {f"opt/target/{name}": value for name, value in google.items()}
     np.savez_compressed(folder / "old.npz", **prefixed)
     return folder
 

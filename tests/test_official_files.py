@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import struct
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,7 @@ def exported(run, tmp_path_factory):
     return file
 
 
-def initial(file, vocabulary, config=CONFIG, **changes):
+def initial(file, vocabulary, config=CONFIG, **changes) -> Any:
     options = {"step": -1, "vit": "", "bert": "", "strict": True, "seed": 7, **changes}
     return initial_params(config, tokenizer=vocabulary, run=str(file), **options)
 
