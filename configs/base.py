@@ -135,6 +135,9 @@ def _defaults() -> ConfigDict:
     mesh.fsdp = 1  # devices that also share the parameters; 1 = every device holds them all
 
     init = config.init = ConfigDict()
-    init.run = ""  # run folder whose parameters to start from; "" = random
-    init.step = -1  # its step; -1 = its best, else its newest
+    init.run = ""  # run folder, or official IVT weights (.safetensors, .pth); "" = none
+    init.step = -1  # the run folder's step; -1 = its best, else its newest
+    init.vit = ""  # ViT for all that images use: folder, file or hub name [paper]; "" = random
+    init.bert = ""  # BERT for text embeddings and text MLPs: the same [paper]; "" = random
+    init.strict = True  # False: weights that do not fit stay random, each of them reported
     return config

@@ -12,6 +12,7 @@ COMMANDS = {
     "prepare": "turn a downloaded dataset into the files that training reads",
     "verify": "read all of a prepared dataset and compare it with what is published",
     "evaluate": "score a run on a dataset: R1, R5, R10, mAP, mINP",
+    "export": "write a run's parameters for other software",
 }
 
 
@@ -33,6 +34,8 @@ def _dispatch(argv: list[str]) -> int | None:
             from ivt_jax.verify import main as command
         case "evaluate":
             from ivt_jax.evaluate import main as command
+        case "export":
+            from ivt_jax.export import main as command
         case "--help" | "-h" | "help":
             print(_help())
             return 0

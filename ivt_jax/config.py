@@ -125,6 +125,7 @@ def _read(text: str, default: Any) -> Any:
     if isinstance(default, str):
         return text
     words = {
+        bool: "True or False",
         int: "a whole number",
         float: "a number",
         tuple: f"{default!r} or the like",

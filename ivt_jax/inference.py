@@ -1,6 +1,7 @@
 """`ivt_jax.load`: a trained model that turns photos and sentences into embeddings."""
 
 import dataclasses
+import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 from PIL import Image
 
+from ivt_jax.convert.assemble import assemble
+from ivt_jax.convert.official_files import official_run_config, read_official
 from ivt_jax.data.images import decode, evaluation_image
 from ivt_jax.data.texts import Tokenizer, load_tokenizer
 from ivt_jax.errors import UserError
@@ -90,24 +93,49 @@ class Retriever:
         return -(-self.config.evaluation.batch_size // devices) * devices
 
 
-def load(path: str | Path, step: int | None = None) -> Retriever:
-    """Loads a run folder.
+def load(
+    path: str | Path, step: int | None = None, *, vocabulary: str | Path | None = None
+) -> Retriever:
+    """Loads a run folder, or official IVT weights from a .safetensors or .pth file.
 
     Args:
-      path: the --workdir of a training run.
-      step: its checkpoint; None = the best by its validation score, else the newest.
+      path: the --workdir of a training run, or the file.
+      step: the run's checkpoint; None = the best by its validation score, else the newest.
+      vocabulary: of official weights, a WordPiece vocab.txt; None = the one beside the file.
 
     Raises:
-      UserError: no run there, no such step, or parameters that do not fit its configuration.
+      UserError: no run there, no such step, a file that cannot be read safely, or parameters that
+        do not fit; nothing but JSON and tensors is read from either.
     """
+    if Path(path).is_file():
+        return _load_official(Path(path), vocabulary)
     run = Path(path)
     config = read_config(run)
     step = choose_step(run, -1 if step is None else step)
-    graphdef, shapes = split_model(IVTConfig(**config.model))
+    _, shapes = split_model(IVTConfig(**config.model))
+    params = restore_params(run, step, shapes)
+    return _retriever(config, step, params, load_tokenizer(run / "vocab.txt"))
+
+
+def _load_official(file: Path, vocabulary: str | Path | None) -> Retriever:
+    source, stated = read_official(file, field="official weights")
+    config = official_run_config(source, stated)
+    tokenizer = load_tokenizer(vocabulary or file.with_name("vocab.txt"))
+    if tokenizer.size > config.model.vocabulary_size:
+        raise UserError(
+            f"the vocabulary {tokenizer.path} has {tokenizer.size} tokens, more than the "
+            f"{config.model.vocabulary_size} rows of the word table in {file}"
+        )
+    params, report = assemble(IVTConfig(**config.model), [source], strict=True, seed=0)
+    logging.info("%s", report)
+    return _retriever(config, 0, params, tokenizer)
+
+
+def _retriever(config: ConfigDict, step: int, params: dict, tokenizer: Tokenizer) -> Retriever:
+    graphdef, _ = split_model(IVTConfig(**config.model))
     mesh = make_mesh(data=-1, fsdp=1)
-    params = jax.device_put(restore_params(run, step, shapes), NamedSharding(mesh, REPLICATED))
-    encoders = make_encoders(graphdef, mesh)
-    return Retriever(config, step, params, encoders, load_tokenizer(run / "vocab.txt"))
+    params = jax.device_put(params, NamedSharding(mesh, REPLICATED))
+    return Retriever(config, step, params, make_encoders(graphdef, mesh), tokenizer)
 
 
 def _pixels(image: Image.Image | str | Path | np.ndarray) -> np.ndarray:

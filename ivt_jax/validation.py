@@ -7,6 +7,7 @@ import difflib
 import importlib.util
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,8 @@ MIXTURE = "data.mixture"  # the one field whose keys are the user's: dataset -> 
 DRAWN = ("synthetic_people", "synthetic_scenes")  # drawn when they are absent
 DATASETS = ("cc3m", "sbu", "coco", "vg", "cuhk_pedes", "icfg_pedes", "rstpreid", *DRAWN)
 MANIFEST = "prepared.json"  # in every finished dataset folder
+WEIGHT_FILES = (".safetensors", ".npz", ".pth", ".pt", ".bin")
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(@[\w.-]+)?")  # owner/name@revision
 
 
 class Fault(NamedTuple):
@@ -96,6 +99,7 @@ RULES: dict[str, Rule] = {
     "evaluation.select": _one_of("val", "test"),
     "evaluation.report": _one_of("val", "test", ""),
     "mesh.data": Rule(lambda value: value == -1 or value >= 1, "must be -1 or at least 1"),
+    "init.strict": Rule(lambda value: isinstance(value, bool), "must be True or False"),
     "init.step": Rule(lambda value: value >= -1, "must be -1 or a step"),
 }
 for _rule, _fields in {
@@ -154,6 +158,12 @@ RELATIONS: tuple[tuple[tuple[str, ...], Callable[..., Any]], ...] = (
             name != "constant"
             and floor > peak
             and f"must not exceed optimizer.learning_rate = {peak}"
+        ),
+    ),
+    (
+        ("init.run", "init.vit", "init.bert"),
+        lambda run, vit, bert: (
+            run and (vit or bert) and "gives all parameters; empty it, or init.vit and init.bert"
         ),
     ),
     (
@@ -216,6 +226,8 @@ def _type_fault(value: Any, default: Any) -> str | None:
         fits = isinstance(value, tuple | list) and len(value) == len(default)
         faults = not fits or any(_type_fault(*pair) for pair in zip(value, default, strict=True))
         return f"must be {len(default)} whole numbers" if faults else None
+    if isinstance(default, bool):
+        return None  # its rule tells
     kind = (int, float) if isinstance(default, float) else type(default)
     if isinstance(value, bool) or not isinstance(value, kind):
         words = {int: "a whole number", float: "a number", str: "a text"}
@@ -274,19 +286,27 @@ def _path_faults(values: Mapping[str, Any]) -> list[Fault]:
 
 
 def _init_faults(values: Mapping[str, Any]) -> list[Fault]:
-    """What the run to start from lacks."""
+    """What the weights to start from lack."""
+    faults = [
+        Fault(field, f"no file or folder {source}, nor can it be a name of the Hugging Face hub")
+        for field in ("init.vit", "init.bert")
+        if (source := values.get(field)) and not Path(source).expanduser().exists()
+        if not HUB_NAME.fullmatch(source) or Path(source).suffix in WEIGHT_FILES
+    ]
     run, step = values.get("init.run"), values.get("init.step", -1)
-    if not run:
-        return []
+    if not run or (Path(run).is_file() and Path(run).suffix in WEIGHT_FILES):
+        return faults
     steps = _steps(run)
-    if not steps:
-        return [Fault("init.run", f"no checkpoint below {run}; name a run's workdir")]
     missing = [name for name in ("config.json", "vocab.txt") if not Path(run, name).is_file()]
-    if missing:
-        return [Fault("init.run", f"{run} lacks {' and '.join(missing)}; name a whole workdir")]
-    if step >= 0 and step not in steps:
-        return [Fault("init.step", f"{run} has no step {step}; it has {steps}")]
-    return []
+    if not steps:
+        cure = "name a run's workdir, or a .safetensors or .pth file"
+        faults.append(Fault("init.run", f"no checkpoint below {run}; {cure}"))
+    elif missing:
+        lack = " and ".join(missing)
+        faults.append(Fault("init.run", f"{run} lacks {lack}; name a whole workdir"))
+    elif step >= 0 and step not in steps:
+        faults.append(Fault("init.step", f"{run} has no step {step}; it has {steps}"))
+    return faults
 
 
 def _steps(run: str | Path) -> list[int]:

@@ -27,6 +27,7 @@ from ivt_jax.validation import DATASETS, MANIFEST, RULES, leaves
 
 ROOT = Path(__file__).parent.parent
 FREE_TEXTS = {"data.directory", "data.vocabulary", "evaluation.dataset", "init.run"}
+FREE_TEXTS |= {"init.vit", "init.bert"}
 
 
 def faults_of(overrides: dict, **options) -> list[str]:

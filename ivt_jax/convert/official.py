@@ -18,18 +18,19 @@ from ivt_jax.model.ivt import IVT, IVTConfig
 from ivt_jax.training.sharding import path_name
 from ivt_jax.training.state import split_model
 
-# Our path -> the official name; {} is the number of the block our leading axis holds.
+# Our path -> the official name, in the official order; {} is the number of the block our leading
+# axis holds.
 NAMES = {
     "class_token": "cls_token",
     "image_positions": "pos_embed",
     "image_types": "type_embed",
-    "patch/kernel": "patch_embed.proj.weight",
-    "patch/bias": "patch_embed.proj.bias",
     "word_table": "embeddings.word_embeddings.weight",
     "position_table": "embeddings.position_embeddings.weight",
     "type_table": "embeddings.token_type_embeddings.weight",
     "text_norm/scale": "embeddings.LayerNorm.weight",
     "text_norm/bias": "embeddings.LayerNorm.bias",
+    "patch/kernel": "patch_embed.proj.weight",
+    "patch/bias": "patch_embed.proj.bias",
     "blocks/norm1/scale": "blocks.{}.norm1.weight",
     "blocks/norm1/bias": "blocks.{}.norm1.bias",
     "blocks/attention/qkv/kernel": "blocks.{}.attn.qkv.weight",
@@ -50,8 +51,11 @@ NAMES = {
     "norm/bias": "norm.bias",
 }
 
+PREFIX = re.compile(r"^(module\.|encoder_vl\.)+")
+TABLES = ("pos_embed", "type_embed")  # one row for each patch: they depend on size and stride
+
 # In official checkpoints but not in the retrieval network: unused or pretraining-only heads.
-_NOT_THE_ENCODER = re.compile(
+NOT_THE_ENCODER = re.compile(
     r"temp|(classifier_img|bottleneck_img|itm|encoder_fusion)\..*|embeddings\.position_ids"
 )
 
@@ -73,10 +77,15 @@ def from_official(
       ValueError: names missing, unknown or of the wrong shape, all listed at once.
     """
     weights = _encoder_weights(state_dict)
-    config = _read_config(weights, image_size, num_heads, patch_stride)
+    config = official_config(
+        {name: value.shape for name, value in weights.items()},
+        image_size=image_size,
+        num_heads=num_heads,
+        patch_stride=patch_stride,
+    )
     _fit_tables(weights, config)
     graphdef, shapes = split_model(config)
-    _check(weights, shapes, config)
+    _check(weights, config)
 
     def read(path, leaf):
         ours = path_name(path)
@@ -90,28 +99,53 @@ def from_official(
 def to_official(model: IVT) -> dict[str, np.ndarray]:
     """The encoder's official names and layouts, float32, without "encoder_vl." in front.
 
-    Includes the buffer `embeddings.position_ids`, so a strict PyTorch load accepts it.
+    Names come in the official order and include the buffer `embeddings.position_ids`, so a strict
+    PyTorch load accepts them.
     """
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    patch = model.config.patch_size
-    official = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        ours = path_name(path)
-        value = np.asarray(leaf, np.float32)
-        blocks = value if ours.startswith("blocks/") else value[None]
-        for index, part in enumerate(blocks):
-            official[NAMES[ours].format(index)] = np.ascontiguousarray(
-                _to_layout(ours, part, patch)
-            )
+    leaves = {
+        path_name(path): np.asarray(leaf, np.float32)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
     positions = np.arange(model.config.max_text_positions, dtype=np.int64)
-    return official | {"embeddings.position_ids": positions[None]}
+    official = {}
+    for name, (ours, index) in official_names(model.config).items():
+        if ours == "word_table":  # the buffer stands before it
+            official["embeddings.position_ids"] = positions[None]
+        value = leaves[ours] if index is None else leaves[ours][index]
+        official[name] = np.ascontiguousarray(_to_layout(ours, value, model.config.patch_size))
+    return official
+
+
+def official_names(config: IVTConfig) -> dict[str, tuple[str, int | None]]:
+    """Official name -> our path and, for blocks, the number on our leading axis; official order."""
+    blocks = [ours for ours in NAMES if ours.startswith("blocks/")]
+    names = [ours for ours in NAMES if ours not in blocks]
+    entries: list[tuple[str, int | None]] = [(ours, None) for ours in names]
+    first = next(i for i, ours in enumerate(names) if ours.startswith("norm/"))
+    entries[first:first] = [(ours, i) for i in range(config.depth) for ours in blocks]
+    return {NAMES[ours].format(index): (ours, index) for ours, index in entries}
+
+
+def official_shapes(config: IVTConfig) -> dict[str, tuple[int, ...]]:
+    """Official name -> the shape in the official layout, nothing allocated."""
+    shapes = {
+        path_name(path): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(split_model(config)[1])
+    }
+    found = {}
+    for name, (ours, index) in official_names(config).items():
+        # One zero seen through the shape: what the official layout makes of it, at no cost.
+        shape = shapes[ours] if index is None else shapes[ours][1:]
+        found[name] = _to_layout(ours, np.broadcast_to(np.float32(0), shape), config.patch_size)
+    return {name: value.shape for name, value in found.items()}
 
 
 def _encoder_weights(state_dict) -> dict[str, np.ndarray]:
     weights, left_out = {}, []
     for name, value in state_dict.items():
-        short = re.sub(r"^(module\.|encoder_vl\.)+", "", name)
-        if _NOT_THE_ENCODER.fullmatch(short):
+        short = PREFIX.sub("", name)
+        if NOT_THE_ENCODER.fullmatch(short):
             left_out.append(name)
         else:
             value = value.detach().float().cpu().numpy() if hasattr(value, "detach") else value
@@ -121,66 +155,73 @@ def _encoder_weights(state_dict) -> dict[str, np.ndarray]:
     return weights
 
 
-def _read_config(weights, image_size, num_heads, patch_stride) -> IVTConfig:
-    needed = ("cls_token", "patch_embed.proj.weight", NAMES["word_table"], NAMES["position_table"])
-    needed += ("blocks.0.mlp_vis.fc1.weight",)
-    missing = [name for name in needed if name not in weights]
+def official_config(
+    shapes, *, image_size: tuple[int, int], num_heads: int, patch_stride: int
+) -> IVTConfig:
+    """The sizes of official weights from the shapes of their tensors (name -> shape).
+
+    Raises ValueError when the tensors that tell them are missing or of another rank.
+    """
+    ranks = {"cls_token": 3, "patch_embed.proj.weight": 4, "blocks.0.mlp_vis.fc1.weight": 2}
+    ranks |= {NAMES["word_table"]: 2, NAMES["position_table"]: 2}
+    missing = [name for name in ranks if name not in shapes]
     if missing:
         raise ValueError(f"these are not official IVT weights: {', '.join(missing)} missing")
-    width = weights["cls_token"].shape[-1]
-    blocks = {int(m[1]) for name in weights if (m := re.match(r"blocks\.(\d+)\.", name))}
+    odd = [name for name, rank in ranks.items() if len(shapes[name]) != rank or 0 in shapes[name]]
+    if odd:
+        found = ", ".join(f"{name}: {tuple(shapes[name])}" for name in odd)
+        raise ValueError(f"these are not official IVT weights: shapes of {found}")
+    width = shapes["cls_token"][-1]
     return IVTConfig(
-        image_size=tuple(image_size),
-        patch_size=weights["patch_embed.proj.weight"].shape[-1],
+        image_size=image_size,
+        patch_size=shapes["patch_embed.proj.weight"][-1],
         patch_stride=patch_stride,
         width=width,
-        depth=max(blocks) + 1,
+        depth=len({m[1] for name in shapes if (m := re.match(r"blocks\.(\d+)\.", name))}),
         heads=num_heads,
-        mlp_ratio=weights["blocks.0.mlp_vis.fc1.weight"].shape[0] // width,
-        vocabulary_size=len(weights[NAMES["word_table"]]),
-        max_text_positions=len(weights[NAMES["position_table"]]),
+        mlp_ratio=shapes["blocks.0.mlp_vis.fc1.weight"][0] // width,
+        vocabulary_size=shapes[NAMES["word_table"]][0],
+        max_text_positions=shapes[NAMES["position_table"]][0],
     )
+
+
+def image_grids(config: IVTConfig) -> list[tuple[int, int]]:
+    """Grids that tables of this image size can have: its own, and those of the usual strides."""
+    strides = (config.patch_stride, config.patch_size, 12)  # 12: the official CUHK and ICFG scripts
+    return [dataclasses.replace(config, patch_stride=stride).grid for stride in strides]
 
 
 def _fit_tables(weights, config: IVTConfig) -> None:
     """Interpolates the image tables when they were made for another stride or image size."""
-    grids = [dataclasses.replace(config, patch_stride=s).grid for s in (config.patch_size, 12)]
-    for name in ("pos_embed", "type_embed"):
+    for name in TABLES:
         table = weights.get(name)
         if table is None or table.shape[1] == config.image_tokens:
             continue
-        source = guess_grid(table.shape[1], grids)
+        source = guess_grid(table.shape[1], image_grids(config))
         logging.warning("official weights: %s resized from %s to %s", name, source, config.grid)
         weights[name] = resize_positions(table[0], source=source, target=config.grid)[None]
 
 
-def _check(weights, shapes, config: IVTConfig) -> None:
-    faults, expected = [], set()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
-        ours = path_name(path)
-        stacked = ours.startswith("blocks/")
-        # One zero seen through the shape: what the official layout makes of it, at no cost.
-        zeros = np.broadcast_to(np.float32(0), leaf.shape[1:] if stacked else leaf.shape)
-        shape = _to_layout(ours, zeros, config.patch_size).shape
-        for index in range(config.depth if stacked else 1):
-            name = NAMES[ours].format(index)
-            expected.add(name)
-            if name not in weights:
-                faults.append(f"{name}: missing")
-            elif weights[name].shape != shape:
-                faults.append(f"{name}: {weights[name].shape} instead of {shape}")
-    faults += [f"{name}: unknown" for name in sorted(set(weights) - expected)]
+def _check(weights, config: IVTConfig) -> None:
+    expected, faults = official_shapes(config), []
+    for name, shape in expected.items():
+        if name not in weights:
+            faults.append(f"{name}: missing")
+        elif weights[name].shape != shape:
+            faults.append(f"{name}: {weights[name].shape} instead of {shape}")
+    faults += [f"{name}: unknown" for name in sorted(set(weights) - set(expected))]
     if faults:
         raise ValueError("official weights do not fit:\n  " + "\n  ".join(faults))
 
 
 def _read(ours: str, weights, depth: int) -> np.ndarray:
     if not ours.startswith("blocks/"):
-        return _from_layout(ours, weights[NAMES[ours]])
-    return np.stack([_from_layout(ours, weights[NAMES[ours].format(i)]) for i in range(depth)])
+        return from_layout(ours, weights[NAMES[ours]])
+    return np.stack([from_layout(ours, weights[NAMES[ours].format(i)]) for i in range(depth)])
 
 
-def _from_layout(ours: str, value: np.ndarray) -> np.ndarray:
+def from_layout(ours: str, value: np.ndarray) -> np.ndarray:
+    """An official tensor in the layout of our parameter at path `ours`, or of one block of it."""
     if ours == "patch/kernel":
         return einops.rearrange(value, "d c p q -> (p q c) d")
     if ours.endswith("/kernel"):

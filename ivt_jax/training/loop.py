@@ -20,7 +20,7 @@ from ivt_jax.training.setup import Data, open_data
 from ivt_jax.training.sharding import BATCH, REPLICATED, make_mesh, to_global
 from ivt_jax.training.state import abstract_state, create_state, make_step, split_model
 from ivt_jax.training.telemetry import Telemetry
-from ivt_jax.training.transfer import params_of_run
+from ivt_jax.training.transfer import initial_params
 
 # Fields that change how a run is watched or fed, not what it computes.
 _FREE = ("data.workers", "data.threads", "data.prefetch", "data.cache_gib", "training.keep")
@@ -79,16 +79,12 @@ def train(
         StopRequest() as stop,
     ):
         state = checkpoints.restore_newest(shapes, shardings)
-        note = "random parameters" if state is None else f"resumed at step {int(state.step)}"
-        if state is None:
-            params = None
-            if config.init.run:
-                params, note = params_of_run(
-                    config.init.run,
-                    model_config,
-                    step=config.init.step,
-                    vocabulary_sha256=data.tokenizer.sha256,
-                )
+        if state is not None:
+            note = f"resumed at step {int(state.step)}"
+        else:
+            params, note = initial_params(
+                model_config, tokenizer=data.tokenizer, seed=config.seed, **config.init
+            )
             state = create_state(
                 model_config, optimizer, shardings=shardings, seed=config.seed, params=params
             )
@@ -192,11 +188,13 @@ def _introduce(log, config, data, shapes, epoch_steps, total_steps, note) -> Non
     log.say(
         f"{count:,} parameters on {jax.device_count()} {jax.devices()[0].platform} device(s); "
         f"{data.description}; {total_steps} steps of {config.training.batch_size}, "
-        f"{epoch_steps} an epoch; {note}"
+        f"{epoch_steps} an epoch"
     )
     seen = data.epochs(total_steps * config.training.batch_size)
     passes = ", ".join(f"{seen[f'epochs_{name}']:.2f} over {name}" for name in data.names)
     log.say(f"passes by the last step: {passes}")
+    for line in note.splitlines():
+        log.say(line)
 
 
 class _Window:

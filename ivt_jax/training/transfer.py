@@ -1,16 +1,54 @@
-"""Starting a run from the parameters of another."""
+"""What a run starts from: the parameters of another, official weights, or a ViT and a BERT."""
 
 import hashlib
 from pathlib import Path
 
 import jax
 
+from ivt_jax.convert.assemble import assemble
+from ivt_jax.convert.bert import read_bert
+from ivt_jax.convert.official_files import read_official
 from ivt_jax.convert.positions import resize_positions
+from ivt_jax.convert.vit import read_vit
+from ivt_jax.data.texts import Tokenizer
 from ivt_jax.errors import UserError
 from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.training.checkpoint import choose_step, read_config, restore_params
 from ivt_jax.training.sharding import path_name
 from ivt_jax.training.state import split_model
+
+
+def initial_params(
+    config: IVTConfig,
+    *,
+    tokenizer: Tokenizer,
+    seed: int,
+    run: str,
+    step: int,
+    vit: str,
+    bert: str,
+    strict: bool,
+) -> tuple[dict | None, str]:
+    """Parameters a run starts from, as `config.init` asks, and a report of what came from where.
+
+    `run` (a run folder or an official checkpoint) gives all of them; `vit` and `bert` give, as in
+    the official code, everything shared and the image MLPs, and the text embeddings and text MLPs.
+    None = all random.
+
+    Raises:
+      UserError: something cannot be read or does not fit, all misfits in one message.
+    """
+    if run and Path(run).is_dir():
+        return params_of_run(run, config, step=step, vocabulary_sha256=tokenizer.sha256)
+    if run:
+        source, _ = read_official(run, field="init.run")
+        params, report = assemble(config, [source], strict=strict, seed=seed)
+        return params, f"{report}\nits words are taken to be those of {tokenizer.path}"
+    sources = [read_vit(vit)] if vit else []
+    sources += [read_bert(bert, tokens=tokenizer.tokens())] if bert else []
+    if not sources:
+        return None, "random parameters"
+    return assemble(config, sources, strict=strict, seed=seed)
 
 
 def params_of_run(
