@@ -11,6 +11,7 @@ COMMANDS = {
     "doctor": "check this machine and this installation, with a cure for every fault",
     "prepare": "turn a downloaded dataset into the files that training reads",
     "evaluate": "score a run on a dataset: R1, R5, R10, mAP, mINP",
+    "export": "write a trained model for other libraries: PyTorch, ONNX",
 }
 
 
@@ -30,6 +31,8 @@ def _dispatch(argv: list[str]) -> int | None:
             from ivt_jax.prepare import main as command
         case "evaluate":
             from ivt_jax.evaluate import main as command
+        case "export":
+            from ivt_jax.export import main as command
         case "--help" | "-h" | "help":
             print(_help())
             return 0

@@ -10,8 +10,12 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 from PIL import Image
 
+from configs import base
+from ivt_jax.convert.exported import WEIGHTS, read_exported
+from ivt_jax.convert.hub import SCHEME, fetch
 from ivt_jax.data.images import decode, evaluation_image
 from ivt_jax.data.texts import Tokenizer, load_tokenizer
+from ivt_jax.errors import UserError
 from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.retrieval.evaluate import Encoders, encode_images, encode_texts, make_encoders
 from ivt_jax.training.checkpoint import choose_step, read_config, restore_params
@@ -59,23 +63,41 @@ class Retriever:
 
 
 def load(path: str | Path, step: int | None = None) -> Retriever:
-    """Loads a run folder.
+    """Loads a run folder, or a folder that `python -m ivt_jax export --to=pytorch` wrote.
 
     Args:
-      path: the --workdir of a training run.
-      step: its checkpoint; None = the best by its validation score, else the newest.
+      path: the --workdir of a training run, an exported folder, or "hf://USER/NAME@COMMIT" for
+        one on the Hugging Face hub. An exported model computes in float32.
+      step: the checkpoint of a run; None = the best by its validation score, else the newest.
 
     Raises:
       UserError: no run there, no such step, or parameters that do not fit its configuration.
     """
-    run = Path(path)
+    folder = fetch(str(path)) if str(path).startswith(SCHEME) else Path(path)
+    read = _read_exported if (folder / WEIGHTS).is_file() else _read_run
+    config, step, params = read(folder, step)
+    graphdef, _ = split_model(IVTConfig(**config.model))
+    mesh = make_mesh(data=-1, fsdp=1)
+    params = jax.device_put(params, NamedSharding(mesh, REPLICATED))
+    encoders = make_encoders(graphdef, mesh)
+    return Retriever(config, step, params, encoders, load_tokenizer(folder / "vocab.txt"))
+
+
+def _read_run(run: Path, step: int | None) -> tuple[ConfigDict, int, dict]:
     config = read_config(run)
     step = choose_step(run, -1 if step is None else step)
-    graphdef, shapes = split_model(IVTConfig(**config.model))
-    mesh = make_mesh(data=-1, fsdp=1)
-    params = jax.device_put(restore_params(run, step, shapes), NamedSharding(mesh, REPLICATED))
-    encoders = make_encoders(graphdef, mesh)
-    return Retriever(config, step, params, encoders, load_tokenizer(run / "vocab.txt"))
+    _, shapes = split_model(IVTConfig(**config.model))
+    return config, step, restore_params(run, step, shapes)
+
+
+def _read_exported(folder: Path, step: int | None) -> tuple[ConfigDict, int, dict]:
+    facts, sizes, params = read_exported(folder)
+    if step not in (None, facts["step"]):
+        raise UserError(f"{folder} holds step {facts['step']} and no other, so not {step}")
+    config = base.get_config()
+    config.model.update(dataclasses.asdict(sizes))
+    config.data.update(text_length=facts["text_length"], separator=facts["separator"])
+    return config, facts["step"], params
 
 
 def _pixels(image: Image.Image | str | Path | np.ndarray) -> np.ndarray:

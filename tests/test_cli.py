@@ -39,7 +39,7 @@ def test_unknown_command_names_the_nearest(capsys):
     assert __main__.main(["evalute"]) == 2
     assert "did you mean evaluate?" in capsys.readouterr().err
     assert __main__.main(["sing"]) == 2
-    assert "known are demo, doctor, prepare, evaluate." in capsys.readouterr().err
+    assert "known are demo, doctor, prepare, evaluate, export." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])

@@ -47,6 +47,7 @@ LEVELS = {
     "ivt_jax.retrieval.page": 6,
     "ivt_jax.prepare": 6,
     "ivt_jax.evaluate": 6,
+    "ivt_jax.export": 6,
     "ivt_jax.doctor": 7,
     "pretrain": 7,
     "finetune": 7,
