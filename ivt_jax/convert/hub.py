@@ -7,7 +7,8 @@ from ivt_jax.convert.exported import NEEDED
 from ivt_jax.errors import UserError
 
 SCHEME = "hf://"
-_ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)@([0-9a-f]{40})")
+_NAME = r"\w[\w.-]*/\w[\w.-]*"
+_ADDRESS = re.compile(rf"hf://({_NAME})@([0-9a-f]{{40}})")
 
 
 def fetch(address: str) -> Path:
@@ -41,7 +42,7 @@ def push(folder: Path, repository: str) -> str:
     Raises:
       UserError: the name is no USER/NAME, or the hub refuses.
     """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+    if not re.fullmatch(_NAME, repository):
         raise UserError(f"--push={repository} must be USER/NAME")
     from huggingface_hub import HfApi
 

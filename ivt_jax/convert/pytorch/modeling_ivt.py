@@ -152,7 +152,7 @@ class IVTModel(PreTrainedModel):
     def image_features(self, pixel_values):
         """Float images (B, 3, H, W) in [-1, 1] -> features (B, D), not normalised."""
         patches = self.patch(pixel_values).flatten(2).transpose(1, 2)  # (B, T - 1, D)
-        class_token = self.class_token.expand(len(patches), 1, -1)
+        class_token = self.class_token.expand(patches.shape[0], 1, -1)
         tokens = torch.cat([class_token, patches], dim=1)
         return self._encode(tokens + self.image_positions + self.image_types, None, "image")
 
