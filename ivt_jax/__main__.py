@@ -12,7 +12,7 @@ COMMANDS = {
     "prepare": "turn a downloaded dataset into the files that training reads",
     "verify": "read all of a prepared dataset and compare it with what is published",
     "evaluate": "score a run on a dataset: R1, R5, R10, mAP, mINP",
-    "export": "write a run's parameters for other software",
+    "export": "write a trained model for other libraries: PyTorch, ONNX, the official code",
 }
 
 

@@ -1,22 +1,134 @@
-"""`python -m ivt_jax export`: the parameters of a run, written for other software."""
+"""`python -m ivt_jax export`: writes a trained model for other software."""
 
 import argparse
+import json
+import platform
+import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 from flax import nnx
 
+import ivt_jax
+from ivt_jax.convert.card import model_card, public_config, read_results
+from ivt_jax.convert.exported import (
+    write_facts,
+    write_sums,
+    write_templates,
+    write_tokenizer,
+    write_weights,
+)
+from ivt_jax.convert.hub import push
 from ivt_jax.convert.official_files import write_official
+from ivt_jax.convert.onnx import write_onnx
+from ivt_jax.data.records import RecordSource, open_dataset
 from ivt_jax.errors import UserError
+from ivt_jax.inference import Retriever, load
 from ivt_jax.model.ivt import IVTConfig
-from ivt_jax.training.checkpoint import choose_step, read_config, restore_params
+from ivt_jax.training.checkpoint import FOLDER, choose_step, read_config, restore_params
 from ivt_jax.training.state import split_model
 
+_SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp"}  # by the first two bytes
+_PYTORCH_USAGE = """## Use
 
-def export_official(run: Path, out: Path, *, step: int) -> str:
+```python
+import torch
+from evaluate import encode_images, encode_texts, IVTModel
+from PIL import Image
+from tokenizers import Tokenizer
+
+model = IVTModel.from_pretrained(".")
+photos = encode_images(model, [Image.open("a.jpg"), Image.open("b.jpg")], 64)
+query = encode_texts(model, Tokenizer.from_file("tokenizer.json"), ["a woman in a red coat"], 64)
+print(query @ photos.T)
+```
+
+That needs torch, safetensors, tokenizers, numpy and Pillow. `modeling_ivt.py` is the whole model.
+With transformers, `AutoModel.from_pretrained(folder, trust_remote_code=True)` gives the same (read
+the file before you trust it), and `AutoTokenizer` reads the vocabulary. In JAX:
+`ivt_jax.load(folder)`. `python evaluate.py --help` scores the model; everything is float32.
+"""
+_ONNX_USAGE = """## Use
+
+`image_encoder.onnx`: pixel_values float32 (batch, 3, height, width), RGB resized bilinearly with
+antialiasing, then value / 127.5 - 1, gives image_embeds. `text_encoder.onnx`: input_ids and
+attention_mask int64 (batch, length) from `tokenizer.json` gives text_embeds. Both are
+L2-normalised; their dot product is the similarity.
+"""
+
+
+def write_pytorch(folder: Path, model: Retriever) -> str:
+    """Writes weights and stand-alone PyTorch files; returns the card's words on their use."""
+    write_weights(folder, model.params, IVTConfig(**model.config.model))
+    write_templates(folder)
+    return _PYTORCH_USAGE
+
+
+def write_onnx_files(folder: Path, model: Retriever) -> str:
+    """Writes both encoders as ONNX; returns the card's words on their use."""
+    worst = write_onnx(folder, model.params, IVTConfig(**model.config.model))
+    print(f"onnxruntime agrees with PyTorch within {worst:.1e}")
+    return _ONNX_USAGE
+
+
+TARGETS = {"pytorch": write_pytorch, "onnx": write_onnx_files}
+
+
+def export(run: Path, out: Path, *, to: str, step: int | None = None) -> Retriever:
+    """Writes the checkpoint of a run to the new folder `out`, whole or not at all.
+
+    Raises:
+      UserError: no run there, `out` exists, or as the target.
+    """
+    if not (run / FOLDER).is_dir():
+        raise UserError(f"{run} is no run folder: it has no {FOLDER}", exit_code=4)
+    if out.exists():
+        raise UserError(f"{out} is there already; name a new folder or remove it")
+    model = load(run, step)
+    config = model.config
+    unfinished = out.with_name(out.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    usage = TARGETS[to](unfinished, model)
+    text = {"separator": config.data.separator}
+    write_tokenizer(unfinished, model.tokenizer, length=config.data.text_length, **text)
+    facts = {"step": model.step, "text_length": config.data.text_length, **text}
+    write_facts(unfinished, IVTConfig(**config.model), **facts)
+    (unfinished / "training.json").write_text(public_config(config))
+    card = model_card(
+        out.name,
+        config=config,
+        step=model.step,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(model.params)),
+        results=read_results(run, model.step),
+        usage=usage,
+        made_with=_version(),
+    )
+    (unfinished / "README.md").write_text(card, encoding="utf-8")
+    write_sums(unfinished)
+    unfinished.rename(out)
+    return model
+
+
+def write_split(folder: Path, source: RecordSource) -> None:
+    """Writes a split as captions.json and images/, which needs no JAX and no TFDS to read."""
+    (folder / "images").mkdir(parents=True)
+    listed = []
+    for index in range(len(source)):
+        record = source[index]
+        name = f"images/{index:06d}{_SUFFIXES[record['image'][:2]]}"
+        (folder / name).write_bytes(record["image"])
+        listed.append({"image": name, **{k: record[k] for k in ("identity", "captions", "key")}})
+    text = json.dumps(listed, indent=1, ensure_ascii=False)
+    (folder / "captions.json").write_text(text + "\n", encoding="utf-8")
+
+
+def export_official(run: Path, out: Path, *, step: int | None) -> str:
     """Writes a step under the official names, vocab.txt beside it; returns what to do next."""
     config = read_config(run)
-    step = choose_step(run, step)
+    step = choose_step(run, -1 if step is None else step)
     graphdef, shapes = split_model(IVTConfig(**config.model))
     vocabulary, beside = (run / "vocab.txt").read_bytes(), out.with_name("vocab.txt")
     if beside.exists() and beside.read_bytes() != vocabulary:
@@ -31,27 +143,64 @@ def export_official(run: Path, out: Path, *, step: int) -> str:
     )
 
 
-TARGETS = {"official": export_official}
-
-
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
     arguments = _parser().parse_args(argv)
-    print(TARGETS[arguments.to](arguments.run, arguments.out, step=arguments.step))
+    if arguments.to == "official":
+        print(export_official(arguments.run, Path(arguments.out), step=arguments.step))
+        return 0
+    out, split = Path(arguments.out), arguments.with_split
+    if split and arguments.push:
+        raise UserError("--with_split copies photos of people: leave it out of what --push uploads")
+    source = _open_split(arguments) if split else None
+    model = export(arguments.run, out, to=arguments.to, step=arguments.step)
+    print(f"wrote {out} (step {model.step})")
+    if source is not None:
+        write_split(out / split, source)
+        print(f"wrote {out / split}\nnext: python {out / 'evaluate.py'} --data={out / split}")
+    if arguments.push:
+        print(f"uploaded; load it with ivt_jax.load({push(out, arguments.push)!r})")
     return 0
+
+
+def _open_split(arguments: argparse.Namespace) -> RecordSource:
+    config = read_config(arguments.run)
+    dataset = arguments.dataset or config.evaluation.dataset
+    if not dataset:
+        raise UserError(f"{arguments.run} was trained without a test set; name one with --dataset")
+    return open_dataset(arguments.data or config.data.directory, dataset, arguments.with_split)
+
+
+def _version() -> str:
+    version = f"ivt_jax {ivt_jax.__version__}, Python {platform.python_version()}"
+    root = Path(ivt_jax.__file__).parent.parent
+    if not (root / ".git").exists():
+        return version
+    git = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return version
+    return f"{version}, exported at commit {commit}" if commit else version
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ivt_jax export", description=__doc__)
     parser.add_argument("--run", required=True, type=Path, help="run folder (--workdir)")
     parser.add_argument(
-        "--out", required=True, type=Path, help="official: a .safetensors (or .pth) file"
+        "--out",
+        required=True,
+        help="folder to write; must not exist (official: a .safetensors or .pth file)",
     )
     parser.add_argument(
         "--to",
-        required=True,
-        choices=TARGETS,
-        help="official: names and layouts of the official PyTorch code",
+        choices=(*TARGETS, "official"),
+        default="pytorch",
+        help="what to write; official: the names and layouts of the official code",
     )
-    parser.add_argument("--step", type=int, default=-1, help="checkpoint; default: the best")
+    parser.add_argument("--step", type=int, help="checkpoint; default: the best")
+    parser.add_argument("--with_split", help="also write this split as images and captions.json")
+    parser.add_argument("--dataset", default="", help="of --with_split (default: the run's)")
+    parser.add_argument("--data", default="", help="folder of datasets (default: the run's)")
+    parser.add_argument("--push", default="", help="also upload to USER/NAME on the hub (private)")
     return parser

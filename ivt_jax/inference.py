@@ -12,7 +12,10 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 from PIL import Image
 
+from configs import base
 from ivt_jax.convert.assemble import assemble
+from ivt_jax.convert.exported import WEIGHTS, read_exported
+from ivt_jax.convert.hub import SCHEME, fetch
 from ivt_jax.convert.official_files import official_run_config, read_official
 from ivt_jax.data.images import decode, evaluation_image
 from ivt_jax.data.texts import Tokenizer, load_tokenizer
@@ -96,11 +99,13 @@ class Retriever:
 def load(
     path: str | Path, step: int | None = None, *, vocabulary: str | Path | None = None
 ) -> Retriever:
-    """Loads a run folder, or official IVT weights from a .safetensors or .pth file.
+    """Loads a run, a folder that `python -m ivt_jax export` wrote, or official IVT weights.
 
     Args:
-      path: the --workdir of a training run, or the file.
-      step: the run's checkpoint; None = the best by its validation score, else the newest.
+      path: the --workdir of a training run, an exported folder, "hf://USER/NAME@COMMIT" for one on
+        the Hugging Face hub, or a .safetensors or .pth file of official weights. An exported model
+        computes in float32.
+      step: the checkpoint of a run; None = the best by its validation score, else the newest.
       vocabulary: of official weights, a WordPiece vocab.txt; None = the one beside the file.
 
     Raises:
@@ -109,12 +114,10 @@ def load(
     """
     if Path(path).is_file():
         return _load_official(Path(path), vocabulary)
-    run = Path(path)
-    config = read_config(run)
-    step = choose_step(run, -1 if step is None else step)
-    _, shapes = split_model(IVTConfig(**config.model))
-    params = restore_params(run, step, shapes)
-    return _retriever(config, step, params, load_tokenizer(run / "vocab.txt"))
+    folder = fetch(str(path)) if str(path).startswith(SCHEME) else Path(path)
+    read = _read_exported if (folder / WEIGHTS).is_file() else _read_run
+    config, step, params = read(folder, step)
+    return _retriever(config, step, params, load_tokenizer(folder / "vocab.txt"))
 
 
 def _load_official(file: Path, vocabulary: str | Path | None) -> Retriever:
@@ -136,6 +139,23 @@ def _retriever(config: ConfigDict, step: int, params: dict, tokenizer: Tokenizer
     mesh = make_mesh(data=-1, fsdp=1)
     params = jax.device_put(params, NamedSharding(mesh, REPLICATED))
     return Retriever(config, step, params, make_encoders(graphdef, mesh), tokenizer)
+
+
+def _read_run(run: Path, step: int | None) -> tuple[ConfigDict, int, dict]:
+    config = read_config(run)
+    step = choose_step(run, -1 if step is None else step)
+    _, shapes = split_model(IVTConfig(**config.model))
+    return config, step, restore_params(run, step, shapes)
+
+
+def _read_exported(folder: Path, step: int | None) -> tuple[ConfigDict, int, dict]:
+    facts, sizes, params = read_exported(folder)
+    if step not in (None, facts["step"]):
+        raise UserError(f"{folder} holds step {facts['step']} and no other, so not {step}")
+    config = base.get_config()
+    config.model.update(dataclasses.asdict(sizes))
+    config.data.update(text_length=facts["text_length"], separator=facts["separator"])
+    return config, facts["step"], params
 
 
 def _pixels(image: Image.Image | str | Path | np.ndarray) -> np.ndarray:

@@ -1,0 +1,237 @@
+"""The exported folder: our parameters under PyTorch's names in model.safetensors, and back.
+
+Names follow our paths: "/" becomes ".", a kernel (in, out) becomes a weight (out, in), the patch
+kernel a convolution's (out, in, p, p), and stacked blocks one tensor each.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import einops
+import jax
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from tokenizers.processors import TemplateProcessing
+
+from ivt_jax.data.texts import SEPARATORS, SPECIAL_TOKENS, Tokenizer
+from ivt_jax.errors import UserError
+from ivt_jax.model.ivt import IVTConfig
+from ivt_jax.training.sharding import path_name
+from ivt_jax.training.state import split_model
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+SUMS = "SHA256SUMS"
+NEEDED = (CONFIG, WEIGHTS, "vocab.txt", SUMS)  # what reading a folder back takes
+TEMPLATES = ("modeling_ivt.py", "evaluate.py")
+SIZES = (
+    "patch_size",
+    "patch_stride",
+    "width",
+    "depth",
+    "heads",
+    "mlp_ratio",
+    "vocabulary_size",
+    "max_text_positions",
+)
+_LARGEST = 1 << 24  # of any size in config.json, so that products of two stay exact
+
+
+def to_pytorch(params: dict, config: IVTConfig) -> dict[str, np.ndarray]:
+    """Names and float32 arrays of the PyTorch twin's state_dict."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        ours, value = path_name(path), np.asarray(leaf, np.float32)
+        for name, part in zip(_names(ours, config), _parts(ours, value), strict=True):
+            found[name] = np.ascontiguousarray(_outward(ours, part, config.patch_size))
+    return found
+
+
+def write_weights(folder: Path, params: dict, config: IVTConfig) -> None:
+    """Writes model.safetensors, with the mark that transformers asks for."""
+    save_file(to_pytorch(params, config), folder / WEIGHTS, metadata={"format": "pt"})
+    # The library makes it readable to its owner alone, which surprises who shares the folder.
+    (folder / WEIGHTS).chmod(folder.stat().st_mode & 0o666)
+
+
+def write_templates(folder: Path) -> None:
+    """Copies the stand-alone PyTorch files."""
+    for name in TEMPLATES:
+        shutil.copyfile(Path(__file__).parent / "pytorch" / name, folder / name)
+
+
+def write_facts(folder: Path, config: IVTConfig, **facts) -> None:
+    """Writes config.json: the sizes, `facts`, and what AutoModel looks for."""
+    sizes = {name: getattr(config, name) for name in ("image_size", *SIZES)}
+    auto = {"AutoConfig": "modeling_ivt.IVTConfig", "AutoModel": "modeling_ivt.IVTModel"}
+    about = {"model_type": "ivt", "architectures": ["IVTModel"], "auto_map": auto}
+    table = {**about, "dtype": "float32", **sizes, **facts}
+    (folder / CONFIG).write_text(json.dumps(table, indent=2) + "\n")
+
+
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, *, length: int, separator: str) -> None:
+    """Writes vocab.txt, tokenizer.json (cut to `length` tokens) and tokenizer_config.json."""
+    shutil.copyfile(tokenizer.path, folder / "vocab.txt")
+    fast = tokenizer.wordpiece.from_str(tokenizer.wordpiece.to_str())
+    fast.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]" if separator == "sep" else "[CLS] $A",
+        special_tokens=[("[CLS]", tokenizer.class_id), ("[SEP]", tokenizer.separator_id)],
+    )
+    fast.enable_truncation(length)
+    fast.enable_padding(pad_id=tokenizer.pad_id, pad_token="[PAD]")
+    fast.save(str(folder / "tokenizer.json"))
+    table = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": length,
+        "model_input_names": ["input_ids", "attention_mask"],
+        **{f"{name[1:-1].lower()}_token": name for name in SPECIAL_TOKENS},
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(table, indent=2) + "\n")
+
+
+def write_sums(folder: Path) -> None:
+    """Writes SHA256SUMS over every file of the folder; `sha256sum -c SHA256SUMS` checks it."""
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    lines = [f"{_sha256(folder / path)}  {path.as_posix()}\n" for path in files]
+    (folder / SUMS).write_text("".join(lines))
+
+
+def read_exported(folder: Path) -> tuple[dict[str, Any], IVTConfig, dict]:
+    """The values of config.json, the sizes among them as IVTConfig, and the parameters.
+
+    Nothing in the folder is executed, and nothing is allocated before the header of the weights
+    fits the sizes. SHA256SUMS is checked where there is one.
+
+    Raises:
+      UserError: a file is missing, damaged or does not fit, with every misfit named.
+    """
+    missing = [name for name in NEEDED[:3] if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder} is no exported folder: it lacks {', '.join(missing)}")
+    _check_sums(folder)
+    facts = _read_facts(folder / CONFIG)
+    try:
+        config = IVTConfig(**{name: facts[name] for name in ("image_size", *SIZES)})
+    except ValueError as error:
+        raise UserError(f"{folder / CONFIG}: {error}") from error
+    return facts, config, read_weights(folder / WEIGHTS, config)
+
+
+def read_weights(file: Path, config: IVTConfig) -> dict:
+    """The parameters (nested dict of float32 arrays) that `write_weights` wrote.
+
+    Raises UserError when the header is damaged or does not fit `config`.
+    """
+    # First by arithmetic: a hostile config must not make us even name a million blocks.
+    kernels = 4 + 4 * config.mlp_ratio
+    floats = config.depth * config.width * config.width * kernels
+    tables = config.vocabulary_size + config.max_text_positions + 2 * config.image_tokens
+    if 4 * (floats + tables * config.width) > file.stat().st_size:
+        raise UserError(f"{file} is smaller than the model of its config.json")
+    _, shapes = split_model(config)
+    try:
+        with safe_open(file, framework="numpy") as weights:
+            _check_header(weights, shapes, config, file)
+
+            def read(path, leaf):
+                ours = path_name(path)
+                names = _names(ours, config)
+                parts = [_inward(ours, weights.get_tensor(name)) for name in names]
+                return np.stack(parts) if ours.startswith("blocks/") else parts[0]
+
+            return jax.tree_util.tree_map_with_path(read, shapes)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is damaged: {error}; export or download it again") from error
+
+
+def _check_header(weights: Any, shapes: dict, config: IVTConfig, file: Path) -> None:
+    expected = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        ours = path_name(path)
+        # One zero seen through the shape: what the layout makes of it, at no cost.
+        zeros = np.broadcast_to(np.float32(0), leaf.shape)
+        part = zeros[0] if ours.startswith("blocks/") else zeros
+        shape = _outward(ours, part, config.patch_size).shape
+        expected |= dict.fromkeys(_names(ours, config), shape)
+    present = set(weights.keys())
+    faults = [f"{name}: missing" for name in expected if name not in present]
+    faults += [f"{name}: unknown" for name in sorted(present - set(expected))]
+    for name in expected.keys() & present:
+        entry = weights.get_slice(name)
+        found = (entry.get_dtype(), tuple(entry.get_shape()))
+        if found != ("F32", expected[name]):
+            faults.append(f"{name}: {found[0]} {found[1]} instead of F32 {expected[name]}")
+    if faults:
+        shown = "\n  ".join(sorted(faults)[:20])
+        raise UserError(f"{file} does not fit its config.json, {len(faults)} faults:\n  {shown}")
+
+
+def _read_facts(file: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads(file.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is no JSON: {error}") from error
+    if not isinstance(facts, dict):
+        raise UserError(f"{file} holds no JSON object")
+    size = facts.get("image_size")
+    pair = size if isinstance(size, list) and len(size) == 2 else [None]
+    wanted = {f"image_size {value}": value for value in pair}
+    wanted |= {name: facts.get(name) for name in (*SIZES, "text_length")}
+    faults = [
+        f"{name} must be a whole number from 1 to {_LARGEST:,}"
+        for name, value in wanted.items()
+        if type(value) is not int or not 1 <= value <= _LARGEST
+    ]
+    if type(facts.get("step")) is not int:
+        faults.append("step must be a whole number")
+    if facts.get("separator") not in SEPARATORS:
+        faults.append(f"separator must be one of {', '.join(SEPARATORS)}")
+    if faults:
+        raise UserError(f"{file} describes no model: {'; '.join(faults)}")
+    return facts
+
+
+def _check_sums(folder: Path) -> None:
+    if not (folder / SUMS).is_file():
+        return
+    lines = (folder / SUMS).read_text("utf-8", errors="replace").splitlines()
+    wanted = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    for name in NEEDED[:3]:
+        if wanted.get(name) != _sha256(folder / name):
+            raise UserError(
+                f"{folder / name} is not the file that {SUMS} lists: it was damaged or changed. "
+                f"Export or download it again, or remove {SUMS} if the change was yours."
+            )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _names(ours: str, config: IVTConfig) -> list[str]:
+    name = ours.replace("/", ".").replace("kernel", "weight").replace("scale", "weight")
+    if not ours.startswith("blocks/"):
+        return [name]
+    return [name.replace("blocks", f"blocks.{index}") for index in range(config.depth)]
+
+
+def _parts(ours: str, value: np.ndarray) -> Iterator[np.ndarray]:
+    return iter(value if ours.startswith("blocks/") else value[None])
+
+
+def _outward(ours: str, value: np.ndarray, patch: int) -> np.ndarray:
+    if ours == "patch/kernel":
+        return einops.rearrange(value, "(p q c) d -> d c p q", p=patch, q=patch)
+    return value.T if ours.endswith("/kernel") else value
+
+
+def _inward(ours: str, value: np.ndarray) -> np.ndarray:
+    if ours == "patch/kernel":
+        return einops.rearrange(value, "d c p q -> (p q c) d")
+    return np.ascontiguousarray(value.T) if ours.endswith("/kernel") else value

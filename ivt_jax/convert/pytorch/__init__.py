@@ -1,0 +1,1 @@
+"""The files that an exported folder carries: they import PyTorch and never this package."""
