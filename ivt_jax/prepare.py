@@ -59,7 +59,9 @@ def prepare(
         UserError: an argument is wrong. DataError: the data is missing or unusable.
     """
     _check(name, out=out, source=source, images=images)
-    about = {"seed": seed} if source is None else {"source": str(Path(source).resolve())}
+    about: dict[str, Any] = {"seed": seed}
+    if source is not None:
+        about = {"source": str(Path(source).resolve())}
     if images:
         about["images"] = str(Path(images).resolve())
     manifests = {}

@@ -61,8 +61,10 @@ def in_beam(tasks: Sequence[Task], *, options: Sequence[str]) -> Iterator[Part]:
         UserError: apache-beam is not installed.
     """
     try:
-        import apache_beam as beam
-        from apache_beam.options.pipeline_options import PipelineOptions
+        import apache_beam as beam  # pyright: ignore[reportMissingImports]
+        from apache_beam.options.pipeline_options import (  # pyright: ignore[reportMissingImports]
+            PipelineOptions,
+        )
     except ModuleNotFoundError as error:
         raise UserError("--beam needs Apache Beam: pip install 'ivt-jax[beam]'") from error
     with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
