@@ -8,7 +8,7 @@ import json
 import shlex
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +181,7 @@ def _write(
         shards.remove_temporary(tasks[0].attempt)  # of workers that were stopped
 
 
-def _run(tasks: Sequence[Task], workers: int, beam: str | None) -> Iterator[Part]:
+def _run(tasks: Sequence[Task], workers: int, beam: str | None) -> Generator[Part, None, None]:
     if beam is not None:
         return in_beam(tasks, options=shlex.split(beam))
     return in_processes(tasks, workers=workers)
