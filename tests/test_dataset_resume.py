@@ -209,8 +209,8 @@ def test_changed_input_starts_anew_and_says_so(tmp_path, change):
         about = {"seed": 1}
     else:
 
-        def one(item):
-            return load(item) | {"image": load(item)["image"] + b"\0"}
+        def one(number, *, seconds=0.0):
+            return load(number) | {"image": load(number)["image"] + b"\0"}
 
     told = []
     changed = {"train": Split(items, one)}

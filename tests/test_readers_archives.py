@@ -81,7 +81,7 @@ def write_metadata(folder, shard, rows):
 
 def checked(split):
     """The good records by key, and the faults."""
-    results = list(ingest.checked(split))
+    results = [ingest.check(split.load, item) for item in split.items]
     faults = [fault for result in results for fault in result.faults]
     return {r.record["key"]: r.record for r in results if r.record}, faults
 

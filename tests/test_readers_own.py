@@ -27,7 +27,7 @@ def write(path, data):
 
 def checked(split):
     """The good records by key, and the faults as (key, reason)."""
-    results = list(ingest.checked(split))
+    results = [ingest.check(split.load, item) for item in split.items]
     faults = [(key, reason) for result in results for key, reason, _ in result.faults]
     return {r.record["key"]: r.record for r in results if r.record}, faults
 

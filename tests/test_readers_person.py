@@ -28,7 +28,7 @@ def dataset(folder, name, content, images):
 
 def read(split):
     """The good records in order, and the faults as (key, reason)."""
-    results = list(ingest.checked(split))
+    results = [ingest.check(split.load, item) for item in split.items]
     faults = [(key, reason) for result in results for key, reason, _ in result.faults]
     return [r.record for r in results if r.record], faults
 

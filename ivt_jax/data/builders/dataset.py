@@ -8,7 +8,7 @@ import json
 import shlex
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +70,7 @@ def write_dataset(
         BrokenProcessPool: a worker died.
     """
     final, unfinished = out / name, out / f".{name}.unfinished"
-    if final.exists():
-        raise DataError(f"{final} exists and is not a finished dataset; move it away")
-    if not any(len(split.items) for split in splits.values()):
-        raise DataError(f"dataset {name} has no records; check --source")
-    if not 0 <= bad_share <= 1:
-        raise UserError(f"the bad share is {bad_share}; it must be from 0 to 1")
+    _check(name, splits, final, bad_share)
     unfinished.mkdir(parents=True, exist_ok=True)
     with _alone(unfinished):
         sizes = {label: space.item_bytes(split) for label, split in splits.items()}
@@ -98,6 +93,15 @@ def write_dataset(
         (attempt / name).rename(final)
         shutil.rmtree(unfinished)
     return manifest
+
+
+def _check(name: str, splits: Mapping[str, Split], final: Path, bad_share: float):
+    if final.exists():
+        raise DataError(f"{final} exists and is not a finished dataset; move it away")
+    if not any(len(split.items) for split in splits.values()):
+        raise DataError(f"dataset {name} has no records; check --source")
+    if not 0 <= bad_share <= 1:
+        raise UserError(f"the bad share is {bad_share}; it must be from 0 to 1")
 
 
 @contextlib.contextmanager
@@ -177,7 +181,7 @@ def _write(
         shards.remove_temporary(tasks[0].attempt)  # of workers that were stopped
 
 
-def _run(tasks: Sequence[Task], workers: int, beam: str | None) -> Iterator[Part]:
+def _run(tasks: Sequence[Task], workers: int, beam: str | None) -> Generator[Part, None, None]:
     if beam is not None:
         return in_beam(tasks, options=shlex.split(beam))
     return in_processes(tasks, workers=workers)

@@ -109,7 +109,7 @@ def read_note(task: Task) -> dict[str, Any] | None:
 def finished(task: Task) -> Part | None:
     """A finished shard in short, or None."""
     note = read_note(task)
-    return note and Part(note["items"], note["bad"])
+    return Part(note["items"], note["bad"]) if note else None
 
 
 def write_shard(task: Task) -> Part:

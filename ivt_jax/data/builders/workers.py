@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -15,7 +15,7 @@ from ivt_jax.data.builders.shards import Part, Task, finished, write_shard
 from ivt_jax.errors import UserError
 
 
-def in_processes(tasks: Sequence[Task], *, workers: int) -> Iterator[Part]:
+def in_processes(tasks: Sequence[Task], *, workers: int) -> Generator[Part, None, None]:
     """Writes shards in `workers` processes, 1 = this one; yields each as it is finished.
 
     Closing the iterator, or the death of this process by any signal, stops the workers at once.
@@ -50,7 +50,7 @@ def in_processes(tasks: Sequence[Task], *, workers: int) -> Iterator[Part]:
         held.close()
 
 
-def in_beam(tasks: Sequence[Task], *, options: Sequence[str]) -> Iterator[Part]:
+def in_beam(tasks: Sequence[Task], *, options: Sequence[str]) -> Generator[Part, None, None]:
     """Writes shards as a Beam pipeline; yields them when all are finished.
 
     Args:
@@ -61,8 +61,10 @@ def in_beam(tasks: Sequence[Task], *, options: Sequence[str]) -> Iterator[Part]:
         UserError: apache-beam is not installed.
     """
     try:
-        import apache_beam as beam
-        from apache_beam.options.pipeline_options import PipelineOptions
+        import apache_beam as beam  # pyright: ignore[reportMissingImports]
+        from apache_beam.options.pipeline_options import (  # pyright: ignore[reportMissingImports]
+            PipelineOptions,
+        )
     except ModuleNotFoundError as error:
         raise UserError("--beam needs Apache Beam: pip install 'ivt-jax[beam]'") from error
     with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
