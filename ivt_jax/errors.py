@@ -44,6 +44,6 @@ def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
         notes = getattr(error, "__notes__", [])
         print("\n".join([f"error: cannot read or write: {error}", *notes]), file=sys.stderr)
         return EXIT_CANNOT_WRITE
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print("\n".join(["interrupted", *getattr(error, "__notes__", [])]), file=sys.stderr)
         return 130

@@ -185,7 +185,7 @@ def test_the_command_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare, "prepare", stopped)
+    monkeypatch.setattr("ivt_jax.data.builders.dataset.write_dataset", stopped)
     assert prepare.main(["synthetic", f"--out={tmp_path}"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
 

@@ -137,6 +137,7 @@ def test_the_way_there_and_back_is_bit_equal(stride, tmp_path):
         assert one.dtype == np.float32 and np.array_equal(one, other)
 
 
+@pytest.mark.filterwarnings("ignore:.*captions were cut")
 def test_a_run_and_its_export_are_the_same_model(run, folder, people, capsys):
     ours, back = ivt_jax.load(run), ivt_jax.load(folder)
     assert back.step == 7
@@ -240,6 +241,7 @@ def test_tokenizers_of_the_folder_equal_ours(separator, run, template, tmp_path)
     assert np.array_equal(found, ids[:, :longest]) and np.array_equal(real, mask[:, :longest])
 
 
+@pytest.mark.filterwarnings("ignore:.*captions were cut")
 def test_auto_classes_of_transformers(folder, run, tmp_path, monkeypatch):
     transformers = pytest.importorskip("transformers")
     monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path))

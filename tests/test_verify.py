@@ -10,7 +10,7 @@ from PIL import Image
 
 from ivt_jax import verify as command
 from ivt_jax.data import records
-from ivt_jax.data.builders import ingest
+from ivt_jax.data.builders import ingest, shards
 from ivt_jax.data.builders.dataset import write_dataset
 from ivt_jax.data.builders.ingest import Checked, Split
 from ivt_jax.data.published import PUBLISHED, Counts, OtherCount, Published
@@ -62,7 +62,7 @@ def stored_as_given(monkeypatch):
         record = load(item)
         return Checked(ingest._complete(record, list(range(len(record["captions"])))), [])
 
-    monkeypatch.setattr(ingest, "check", unchecked)
+    monkeypatch.setattr(shards, "check", unchecked)
 
 
 def report_of(directory, published=WHOLE, **options):

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from ivt_jax.data import records
+from ivt_jax.data.builders.faults import RecordError
 from ivt_jax.data.builders.ingest import Split
 from ivt_jax.data.words import tagger_version
-from ivt_jax.errors import UserError
+from ivt_jax.errors import EXIT_CANNOT_WRITE, UserError
 
 _SAMPLES = 16  # items of a split that are read for the estimate
 _RECORD_BYTES = 512  # field names, key and framing of a record, from above
 _SHARD_BYTES = 128 << 10  # the least that a shard takes beside its records
 _SPARE_BYTES = 16 << 20  # index and notes
-_CANNOT_WRITE = 73
 _FORMAT = 1  # grows when this code writes other bytes for the same items
 
 
@@ -44,7 +44,7 @@ def require(folder: Path, needed: float, *, shards: int) -> None:
             f"not enough disk space: about {needed / 1e6:,.0f} MB more will be written and "
             f"{folder} has {free / 1e6:,.0f} MB free. Free some, or give --out a folder on "
             "another disk; shards that are finished already are kept.",
-            exit_code=_CANNOT_WRITE,
+            exit_code=EXIT_CANNOT_WRITE,
         )
 
 
@@ -75,7 +75,7 @@ def fingerprint(
 def _bytes(split: Split, item: Any) -> int:
     try:
         record = split.load(item)
-    except OSError:
+    except (OSError, RecordError):
         return 0
     texts = [*record["captions"], *record.get("words", record["captions"])]
     texts += [*record.get("attributes", []), record.get("annotation", "")]
