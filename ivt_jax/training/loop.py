@@ -214,11 +214,11 @@ class _Window:
         return batch
 
     def read(self, step: int) -> dict[str, float]:
-        elapsed = max(time.monotonic() - self.began, 1e-9)
-        pace = {
-            "pairs_per_second": self.batch_size * self.steps / elapsed,
-            "data_wait_percent": 100 * self.waited / elapsed,
-        }
+        pace = {}
+        if self.steps:  # a line just before leaves nothing to measure
+            elapsed = max(time.monotonic() - self.began, 1e-9)
+            pace["pairs_per_second"] = self.batch_size * self.steps / elapsed
+            pace["data_wait_percent"] = 100 * self.waited / elapsed
         self.restart()
         return pace | self.data.epochs(step * self.batch_size)
 
