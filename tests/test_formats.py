@@ -35,10 +35,15 @@ VOCABULARY = [*SPECIAL_TOKENS, *LETTERS, *(f"##{c}" for c in LETTERS), *string.p
 MODEL = dataclasses.replace(CONFIG, vocabulary_size=len(VOCABULARY), max_text_positions=48)
 OPTIMIZER = optax.sgd(1e-2)
 KEY = jax.random.key(0)
+# Stage -> its configuration file, its objective and the views of a sample.
+STAGES = {
+    "pretrain": (cc4m, pretrain.objective.make_objective, pretrain.objective.VIEWS),
+    "finetune": (cuhk_pedes, finetune.objective.make_objective, finetune.objective.VIEWS["joint"]),
+}
 
 
 def tsv(folder):
-    """CC3M as its authors publish it, the images as the ViLBERT script saves them; row 3 is dead."""
+    """CC3M as published, the images as the ViLBERT script saves them; row 3 is a dead link."""
     urls = captions.urls(6)
     lines = "".join(f"a red bus {n} é\t{url}\n" for n, url in enumerate(urls))
     captions.write(folder / "Train_GCC-training.tsv", lines.encode())
@@ -69,13 +74,16 @@ def table(folder, form):
     own.write_table(folder / f"mine.{form}", own.ROWS)
 
 
+Counts = dict[str, tuple[int, int, int]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Form:
     """What to write, and how many (records, captions, identities) `prepare` must find in it."""
 
     name: str
     write: Callable[[Path], Any]
-    counts: dict[str, tuple[int, int, int]]
+    counts: Counts
     source: str = ""  # inside the folder
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     images: str = ""
@@ -83,9 +91,9 @@ class Form:
     word_level: str = "words"
 
 
-def whole(count):
-    """The counts of a train split of that many images, each with a caption and an identity."""
-    return {"train": (count, count, count)}
+def each_one(**images) -> Counts:
+    """The counts of splits of so many images, each with one caption and an identity of its own."""
+    return {split: (count, count, count) for split, count in images.items()}
 
 
 def coco(year, prefix):
@@ -106,11 +114,11 @@ def own_table(form):
 
 
 IMG2DATASET = {
-    "tars": (archives.three_tars, whole(12)),
-    "files": (archives.two_file_shards, whole(6)),
-    "parquet": (archives.two_parquet_files, whole(9)),
+    "tars": (archives.three_tars, each_one(train=12)),
+    "files": (archives.two_file_shards, each_one(train=6)),
+    "parquet": (archives.two_parquet_files, each_one(train=9)),
 }
-OF_RSTPREID = dict.fromkeys(("train", "val", "test"), (2, 4, 1))
+OF_RSTPREID = {"train": (2, 4, 1), "val": (2, 4, 1), "test": (2, 4, 1)}
 OF_CUHK_PEDES = {"train": (3, 8, 2), "val": (1, 2, 1), "test": (2, 5, 2)}
 FORMS = {
     **{f"{n} {form}": Form(n, *IMG2DATASET[form]) for n in ("cc3m", "sbu") for form in IMG2DATASET},
@@ -118,14 +126,14 @@ FORMS = {
         f"{name} list": Form(name, functools.partial(shared_list, name=name), {"train": (2, 3, 2)})
         for name in FILES
     },
-    "cc3m tsv": Form("cc3m", tsv, whole(5)),
-    "sbu text": Form("sbu", functools.partial(captions.sbu_source, form="text"), whole(3)),
-    "sbu json": Form("sbu", functools.partial(captions.sbu_source, form="json"), whole(3)),
+    "cc3m tsv": Form("cc3m", tsv, each_one(train=5)),
+    "sbu text": Form("sbu", functools.partial(captions.sbu_source, form="text"), each_one(train=3)),
+    "sbu json": Form("sbu", functools.partial(captions.sbu_source, form="json"), each_one(train=3)),
     "coco 2014": coco(2014, "COCO_{split}2014_"),
     "coco 2017": coco(2017, ""),
-    "coco karpathy": Form("coco", captions.karpathy, whole(2) | {"val": (1,) * 3, "test": (2,) * 3}),
+    "coco karpathy": Form("coco", captions.karpathy, each_one(train=2, val=1, test=2)),
     "vg image": vg("image", {"train": (2, 5, 2)}, {"bad-row": 1}),
-    "vg crop": vg("crop", whole(3), {"bad-box": 2, "bad-row": 1}),
+    "vg crop": vg("crop", each_one(train=3), {"bad-box": 2, "bad-row": 1}),
     **{
         f"cuhk_pedes {name}": Form(
             "cuhk_pedes", functools.partial(person.cuhk_pedes, name=name), OF_CUHK_PEDES
@@ -137,11 +145,11 @@ FORMS = {
     ),
     "icfg_pedes": Form("icfg_pedes", person.icfg_pedes, {"train": (2, 3, 2), "test": (1, 1, 1)}),
     "icfg_pedes processed": Form(
-        "icfg_pedes", person.processed_icfg_pedes, whole(1) | {"test": (1, 1, 1)}
+        "icfg_pedes", person.processed_icfg_pedes, each_one(train=1, test=1)
     ),
     "rstpreid": Form("rstpreid", person.rstpreid, OF_RSTPREID),
     "rstpreid processed": Form(
-        "rstpreid", person.processed_rstpreid, dict.fromkeys(OF_RSTPREID, (1, 2, 1))
+        "rstpreid", person.processed_rstpreid, {split: (1, 2, 1) for split in OF_RSTPREID}
     ),
     "folder": Form("folder", sidecars, {"train": (3, 4, 3)}, options={"dataset": "mine"}),
     "table csv": own_table("csv"),
@@ -168,7 +176,7 @@ def prepared(form, folder):
 
 def run_config(stage, form, *, directory, dataset):
     """What one would train with, in a batch of four small images."""
-    config = (cc4m if stage is pretrain.objective else cuhk_pedes).get_config()
+    config = STAGES[stage][0].get_config()
     config.data.directory = str(directory)
     config.data.mixture = {dataset: 1.0}
     config.data.word_level = form.word_level
@@ -182,10 +190,10 @@ def run_config(stage, form, *, directory, dataset):
 @functools.cache
 def training(stage):
     """The views of a stage, a fresh state and its jitted step, made once for all forms."""
-    config = (cc4m if stage is pretrain.objective else cuhk_pedes).get_config()
-    views = stage.VIEWS if stage is pretrain.objective else stage.VIEWS["joint"]
+    file, make_objective, views = STAGES[stage]
+    config = file.get_config()
     masking = config.masking.to_dict()
-    objective = stage.make_objective(
+    objective = make_objective(
         views=views, erase=config.data.erase, masking=masking, **config.objective
     )
     params = jax.jit(functools.partial(random_params, MODEL))(KEY)
@@ -209,7 +217,7 @@ def test_files_become_a_training_step(tmp_path, label):
     if "parquet" in label:
         pytest.importorskip("pyarrow")
     form = FORMS[label]
-    stage = pretrain.objective if form.name in FILES else finetune.objective
+    stage = "pretrain" if form.name in FILES else "finetune"
     manifest = prepared(form, tmp_path)
     assert {split: tuple(n.values()) for split, n in manifest["splits"].items()} == form.counts
     assert manifest["left_out"] == form.left_out

@@ -257,10 +257,11 @@ def test_rows_of_tars_are_small(tmp_path):
     tracemalloc.start()
     split = tar_split([tmp_path / "0.tar"], source="cc3m")
     gc.collect()
-    held, _ = tracemalloc.get_traced_memory()
+    ours = tracemalloc.Filter(True, "*ivt_jax*")  # tables of the interpreter may grow meanwhile
+    held = sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces([ours]).traces)
     tracemalloc.stop()
     assert len(split.items) == 1000
-    assert held / 1000 < 200  # bytes a record; 3 M records fit into 600 MB
+    assert 20 < held / 1000 < 200  # bytes a record; 3 M records fit into 600 MB
 
 
 def two_file_shards(folder):
