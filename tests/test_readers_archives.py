@@ -257,23 +257,29 @@ def test_rows_of_tars_are_small(tmp_path):
     tracemalloc.start()
     split = tar_split([tmp_path / "0.tar"], source="cc3m")
     gc.collect()
-    held, _ = tracemalloc.get_traced_memory()
+    ours = tracemalloc.Filter(True, "*ivt_jax*")  # tables of the interpreter may grow meanwhile
+    held = sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces([ours]).traces)
     tracemalloc.stop()
     assert len(split.items) == 1000
-    assert held / 1000 < 200  # bytes a record; 3 M records fit into 600 MB
+    assert 20 < held / 1000 < 200  # bytes a record; 3 M records fit into 600 MB
 
 
-def test_files(tmp_path):
+def two_file_shards(folder):
     keys = {}
     for shard in range(2):
-        folder = tmp_path / f"{shard:05}"
-        folder.mkdir()
+        inner = folder / f"{shard:05}"
+        inner.mkdir(parents=True)
         numbers = [shard * 10_000 + n for n in range(3)]
         for number in numbers:
             for name, data in members(number).items():
-                (folder / name).write_bytes(data)
+                (inner / name).write_bytes(data)
             keys[f"{shard:05}/{number:09}.jpg"] = number
-        write_metadata(tmp_path, shard, [about(n) for n in numbers])
+        write_metadata(folder, shard, [about(n) for n in numbers])
+    return keys
+
+
+def test_files(tmp_path):
+    keys = two_file_shards(tmp_path)
     (tmp_path / "00000" / "000000001.txt").unlink()  # its .json has the caption as well
     (tmp_path / "00001" / "lost.txt").write_text("no image")
     found, faults = checked(caption_splits("cc3m", tmp_path)["train"])
@@ -289,11 +295,16 @@ def parquet_rows(numbers, failed):
     return rows + [about(n) | {"key": f"{n:09}"} | lost for n in failed]
 
 
-@needs_pyarrow
-def test_parquet_with_images(tmp_path, capsys):
+def two_parquet_files(folder):
+    folder.mkdir(exist_ok=True)
     for shard, numbers in enumerate([range(5), range(10, 14)]):
         rows = parquet_rows(numbers, [90 + shard])
-        write_parquet(tmp_path / f"{shard:05}.parquet", rows, group=2)
+        write_parquet(folder / f"{shard:05}.parquet", rows, group=2)
+
+
+@needs_pyarrow
+def test_parquet_with_images(tmp_path, capsys):
+    two_parquet_files(tmp_path)
     (tmp_path / "00002.parquet").write_bytes(b"PAR1 and nothing else")
     found, faults = checked(caption_splits("cc3m", tmp_path)["train"])
     keys = {f"00000.parquet/{n:09}": n for n in range(5)}
