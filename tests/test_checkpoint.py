@@ -227,3 +227,27 @@ def test_parameters_alone_are_read_on_one_device(tmp_path):
     assert_bit_equal(found, state.params)
     other = {**shapes.params, "norm": {"scale": jax.ShapeDtypeStruct((32,), np.float32)}}
     assert "cannot be restored" in str(refusal(restore_params, tmp_path, 7, other))
+
+
+@pytest.mark.parametrize("error", [ValueError("RESOURCE_EXHAUSTED: full"), OSError(28, "full")])
+def test_a_full_disk_is_a_sentence_and_whole_checkpoints_stay(tmp_path, monkeypatch, error):
+    save(tmp_path, {1: None})
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        manager = checkpoints._manager
+        with monkeypatch.context() as patch:
+            patch.setattr(manager, "wait_until_finished", raising(error))
+            with pytest.raises(UserError, match=r"full.*\nWhole ones are \[1\]") as caught:
+                checkpoints.wait()
+            patch.setattr(manager, "save", raising(ValueError("a bug")))
+            with pytest.raises(ValueError, match="^a bug$"):
+                checkpoints.save(fresh_state(2), metrics={})
+    assert caught.value.exit_code == 73
+
+
+def raising(error):
+    """A function that raises the error, whatever it is called with."""
+
+    def fail(*_, **__):
+        raise error
+
+    return fail

@@ -3,7 +3,9 @@
 A run folder holds config.json, vocab.txt, metrics.jsonl and checkpoints/<step>/<item>.
 """
 
+import contextlib
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -13,10 +15,11 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from ivt_jax.config import from_json
-from ivt_jax.errors import UserError
+from ivt_jax.errors import EXIT_CANNOT_WRITE, UserError
 from ivt_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
+_WRITE_FAULT = re.compile("RESOURCE_EXHAUSTED|PERMISSION_DENIED|No space left")
 
 
 class Checkpoints:
@@ -58,12 +61,30 @@ class Checkpoints:
             params=ocp.args.StandardSave(state.params),
             optimizer=ocp.args.StandardSave(state.opt_state),
         )
-        if not self._manager.save(step, args=items, metrics={"score": -1.0, **metrics}, force=True):
+        scored = {"score": -1.0, **metrics}
+        with self._writing():
+            saved = self._manager.save(step, args=items, metrics=scored, force=True)
+        if not saved:
             raise RuntimeError(f"checkpoint {step} was not saved in {self.folder}")
 
     def wait(self) -> None:
-        """Returns when every save is on disk; raises what a save raised."""
-        self._manager.wait_until_finished()
+        """Returns when every save is on disk; UserError (exit code 73) if one cannot be."""
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            yield
+        except Exception as error:  # TensorStore raises ValueError for a full disk
+            if not isinstance(error, OSError) and not _WRITE_FAULT.search(str(error)):
+                raise
+            raise UserError(
+                f"a checkpoint cannot be written in {self.folder}: {str(error).splitlines()[0]}\n"
+                f"Whole ones are {saved_steps(self.folder.parent)}. Make room (or mend the "
+                "permissions), and the same command goes on from the newest.",
+                exit_code=EXIT_CANNOT_WRITE,
+            ) from error
 
     def restore_newest(self, shapes: TrainState, shardings: TrainState) -> TrainState | None:
         """The newest state, laid out as `shardings`; None when the run has no checkpoint.
