@@ -180,7 +180,8 @@ def test_a_diverged_run_stops_with_a_sentence_and_saves_nothing_more(data, tmp_p
 def tuned(data, undisturbed, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("tuned")
     options = ("--config.training.steps=12", "--config.training.eval_epochs=0.4")
-    output = finish("finetune", data, workdir, *options, f"--config.init.run={undisturbed}")
+    options += ("--config.evaluation.report=test", f"--config.init.run={undisturbed}")
+    output = finish("finetune", data, workdir, *options)
     assert f"parameters from {undisturbed}, step 60" in output
     return workdir
 
