@@ -17,9 +17,8 @@ from ivt_jax.errors import UserError
 from ivt_jax.inference import Retriever, load
 from ivt_jax.retrieval.evaluate import EncodedSplit, encode_split, score, truncation_note
 from ivt_jax.retrieval.figures import StripResult, StripRow, ranking_strip
+from ivt_jax.retrieval.metrics import METRICS
 from ivt_jax.retrieval.ranking import top_k
-
-METRICS = ("R1", "R5", "R10", "mAP", "mAP_trapezoid", "mINP")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,9 +25,9 @@ from ivt_jax.convert.official_files import write_official
 from ivt_jax.convert.onnx import write_onnx
 from ivt_jax.data.records import RecordSource, open_dataset
 from ivt_jax.errors import UserError
-from ivt_jax.inference import Retriever, load
+from ivt_jax.inference import Retriever, load, read_run
 from ivt_jax.model.ivt import IVTConfig
-from ivt_jax.training.checkpoint import FOLDER, choose_step, read_config, restore_params
+from ivt_jax.training.checkpoint import FOLDER, read_config
 from ivt_jax.training.state import split_model
 
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp"}  # by the first two bytes
@@ -127,15 +127,14 @@ def write_split(folder: Path, source: RecordSource) -> None:
 
 def export_official(run: Path, out: Path, *, step: int | None) -> str:
     """Writes a step under the official names, vocab.txt beside it; returns what to do next."""
-    config = read_config(run)
-    step = choose_step(run, -1 if step is None else step)
-    graphdef, shapes = split_model(IVTConfig(**config.model))
+    config, step, params = read_run(run, step)
+    graphdef, _ = split_model(IVTConfig(**config.model))
     vocabulary, beside = (run / "vocab.txt").read_bytes(), out.with_name("vocab.txt")
     if beside.exists() and beside.read_bytes() != vocabulary:
         raise UserError(
             f"--out: {beside} is another vocabulary than the run's; name another folder"
         )
-    model = nnx.merge(graphdef, restore_params(run, step, shapes))
+    model = nnx.merge(graphdef, params)
     write_official(model, out, config=config)
     beside.write_bytes(vocabulary)
     return (

@@ -115,7 +115,7 @@ def load(
     if Path(path).is_file():
         return _load_official(Path(path), vocabulary)
     folder = fetch(str(path)) if str(path).startswith(SCHEME) else Path(path)
-    read = _read_exported if (folder / WEIGHTS).is_file() else _read_run
+    read = _read_exported if (folder / WEIGHTS).is_file() else read_run
     config, step, params = read(folder, step)
     return _retriever(config, step, params, load_tokenizer(folder / "vocab.txt"))
 
@@ -141,7 +141,8 @@ def _retriever(config: ConfigDict, step: int, params: dict, tokenizer: Tokenizer
     return Retriever(config, step, params, make_encoders(graphdef, mesh), tokenizer)
 
 
-def _read_run(run: Path, step: int | None) -> tuple[ConfigDict, int, dict]:
+def read_run(run: Path, step: int | None) -> tuple[ConfigDict, int, dict]:
+    """Configuration, step and parameters of a run; step and errors as for `load`."""
     config = read_config(run)
     step = choose_step(run, -1 if step is None else step)
     _, shapes = split_model(IVTConfig(**config.model))

@@ -13,6 +13,7 @@ from typing import Any
 
 from ivt_jax.data import records
 from ivt_jax.data.builders import caption_pairs, own_data, person_search, visual_genome
+from ivt_jax.data.builders.faults import described
 from ivt_jax.data.builders.ingest import Split
 from ivt_jax.data.records import DataError
 from ivt_jax.data.texts import load_tokenizer
@@ -264,8 +265,9 @@ def _report(folder: Path, manifest: dict[str, Any]) -> str:
             f"  {split:5} {counts['records']:>9,} images  {counts['captions']:>9,} captions  "
             f"{counts['identities']:>9,} identities  {size:>9,.1f} MB"
         )
-    left_out = ", ".join(f"{count:,} {reason}" for reason, count in manifest["left_out"].items())
-    lines.append(f"  left out: {left_out} (see quarantine.jsonl)" if left_out else "  left out: 0")
+    left_out = manifest["left_out"]
+    told = f"{described(left_out)} (see quarantine.jsonl)" if left_out else "0"
+    lines.append(f"  left out: {told}")
     return "\n".join(lines)
 
 

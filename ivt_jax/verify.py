@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ivt_jax.data import images, records
+from ivt_jax.data.builders.faults import described
 from ivt_jax.data.builders.ingest import check
 from ivt_jax.data.published import PUBLISHED, Counts, Published
 from ivt_jax.data.records import RecordSource
@@ -130,13 +131,10 @@ def _main(argv: list[str]) -> int:
 
 def _file_findings(folder: Path, manifest: dict[str, Any]) -> Iterator[Finding]:
     for split, files in manifest["files"].items():
-        for file, size in files.items():
-            path = folder / file
-            found = path.stat().st_size if path.is_file() else None
-            if found != size:
-                state = "is missing" if found is None else f"has {found:,} bytes, not {size:,}"
-                sentence = f"{path} {state}; the split was not read. Prepare the dataset anew"
-                yield Finding("difference", split, sentence)
+        for path, found, size in records.changed_files(folder, files):
+            state = "is missing" if found is None else f"has {found:,} bytes, not {size:,}"
+            sentence = f"{path} {state}; the split was not read. Prepare the dataset anew"
+            yield Finding("difference", split, sentence)
 
 
 def _examine(
@@ -325,8 +323,8 @@ def _count_findings(
         weight = "note" if known[0].verdict == "same" else "difference"
         yield Finding(weight, split, f"{sentence}: {known[0].meaning}")
     elif left_out and count < expected:
-        reasons = ", ".join(f"{number:,} {reason}" for reason, number in left_out.items())
-        yield Finding("difference", split, f"{sentence}; prepare left out {reasons}")
+        sentence = f"{sentence}; prepare left out {described(left_out)}"
+        yield Finding("difference", split, sentence)
     else:
         cure = "the source is another edition of the dataset, or was cut; compare its JSON file"
         yield Finding("difference", split, f"{sentence}: {cure}")

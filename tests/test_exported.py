@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from tiny import CONFIG, network
 
 import ivt_jax
+from configs import base
 from ivt_jax.__main__ import main
+from ivt_jax.convert.card import model_card, public_config
 from ivt_jax.convert.exported import SUMS, WEIGHTS, read_exported, read_weights, write_weights
 from ivt_jax.convert.onnx import make_twin
 from ivt_jax.data.images import evaluation_image
@@ -365,3 +367,12 @@ def test_invented_headers_end_in_clean_errors(weights, table):
     file.write_bytes(struct.pack("<Q", len(header)) + header + good[-100_000:])
     with pytest.raises(UserError):
         read_weights(file, CONFIG)
+
+
+def test_the_card_tells_weights_it_began_with_and_not_where_they_lay():
+    config = base.get_config()
+    config.init.update(vit="/home/me/vit", bert="/home/me/bert")
+    facts = {"step": 1, "parameters": 2, "results": [], "usage": "", "made_with": ""}
+    card = model_card("x", config=config, **facts)
+    assert "Started from the weights of a ViT and a BERT;" in card
+    assert "/home/me" not in card + public_config(config)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import jax
 import numpy as np
 
-from ivt_jax.convert.files import FLOATS, Source, Tensor
+from ivt_jax.convert.files import BLOCK, FLOATS, Source, Tensor
 from ivt_jax.convert.official import (
     TABLES,
     from_layout,
@@ -20,8 +20,6 @@ from ivt_jax.errors import UserError
 from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.training.sharding import path_name
 from ivt_jax.training.state import random_params, split_model
-
-_BLOCK = re.compile(r"((?:^|\.)blocks\.|encoder\.layer\.|encoderblock_)(\d+)")
 
 
 def assemble(
@@ -99,7 +97,7 @@ def _fit_tables(source: Source, config: IVTConfig) -> tuple[Source, list[str]]:
 def _faults(source: Source, config: IVTConfig, wanted: dict) -> dict[str, str]:
     """Official name or property -> what does not fit."""
     faults = dict(source.faults)
-    numbers = {int(match[2]) for name in source.tensors if (match := _BLOCK.search(name))}
+    numbers = {int(match[2]) for name in source.tensors if (match := BLOCK.search(name))}
     depth = max(numbers, default=-1) + 1
     if depth != config.depth:
         faults["depth"] = f"{depth} blocks there, model.depth={config.depth} here"
@@ -107,7 +105,7 @@ def _faults(source: Source, config: IVTConfig, wanted: dict) -> dict[str, str]:
         faults["heads"] = f"{source.heads} there, model.heads={config.heads} here"
     for name, shape in wanted.items():
         tensor = source.tensors.get(name)
-        beyond = (match := _BLOCK.search(name)) is not None and int(match[2]) >= depth
+        beyond = (match := BLOCK.search(name)) is not None and int(match[2]) >= depth
         if name in faults or not source.owns.fullmatch(name) or beyond:
             continue  # named already, another source's, or said by the depth
         if tensor is None:
@@ -117,7 +115,7 @@ def _faults(source: Source, config: IVTConfig, wanted: dict) -> dict[str, str]:
         elif tensor.dtype not in FLOATS:
             faults[name] = f"holds {tensor.dtype}, not floating-point numbers"
     for name in source.tensors.keys() - wanted.keys():
-        match = _BLOCK.search(name)
+        match = BLOCK.search(name)
         if name not in faults and (match is None or int(match[2]) < config.depth):
             faults[name] = "unknown"
     return faults
@@ -152,7 +150,7 @@ def _grouped(faults: dict[str, str]) -> list[str]:
     """Lines `name: sentence`, the blocks with the same fault in one."""
     groups: dict[tuple[str, str], list[str]] = {}
     for name, sentence in faults.items():
-        groups.setdefault((_BLOCK.sub(r"\1{}", name, count=1), sentence), []).append(name)
+        groups.setdefault((BLOCK.sub(r"\1{}", name, count=1), sentence), []).append(name)
     return [f"{_merged(names)}: {sentence}" for (_, sentence), names in groups.items()]
 
 
@@ -161,19 +159,19 @@ def _names(names: Iterable[str]) -> str:
     groups: dict[str, set[str]] = {}
     for name in names:
         stem = re.sub(r"[./](weight|bias|kernel|scale|gamma|beta)$", "", name)
-        groups.setdefault(_BLOCK.sub(r"\1{}", stem, count=1), set()).add(stem)
+        groups.setdefault(BLOCK.sub(r"\1{}", stem, count=1), set()).add(stem)
     return ", ".join(_merged(groups[stem]) for stem in sorted(groups))
 
 
 def _merged(names: Iterable[str]) -> str:
     """`blocks.0.norm1`, `blocks.1.norm1` -> `blocks.0-1.norm1`."""
     names = sorted(names)
-    numbers = sorted({int(match[2]) for name in names if (match := _BLOCK.search(name))})
+    numbers = sorted({int(match[2]) for name in names if (match := BLOCK.search(name))})
     if len(numbers) < 2:
         return names[0]
     whole = numbers == list(range(numbers[0], numbers[-1] + 1))
     text = f"{numbers[0]}-{numbers[-1]}" if whole else ",".join(map(str, numbers))
-    return _BLOCK.sub(lambda match: match[1] + text, names[0], count=1)
+    return BLOCK.sub(lambda match: match[1] + text, names[0], count=1)
 
 
 def _indented(lines: Iterable[str]) -> list[str]:

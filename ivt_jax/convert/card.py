@@ -8,10 +8,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ivt_jax.config import difference
+from ivt_jax.retrieval.metrics import METRICS
 
-METRICS = ("R1", "R5", "R10", "mAP", "mAP_trapezoid", "mINP")
 # Values that name places on the machine of the training, which nobody else needs to know.
-PLACES = ("data.directory", "data.vocabulary", "init.run", "init.step")
+PLACES = ("data.directory", "data.vocabulary", "init.run", "init.step", "init.vit", "init.bert")
 ENTRANCE = """---
 library_name: transformers
 pipeline_tag: feature-extraction
@@ -72,7 +72,6 @@ def model_card(
       made_with: versions and, if known, the commit of this software.
     """
     mixture = ", ".join(f"{data} (weight {w:g})" for data, w in config.data.mixture.items())
-    started = "the weights of another run" if config.init.run else "random weights"
     lines = [line for line in difference(config) if not line.startswith(PLACES)]
     sections = [
         f"{ENTRANCE}\n# {name}\n",
@@ -82,7 +81,7 @@ def model_card(
         f"{config.model.image_size[1]} pixels, up to {config.data.text_length} tokens.\n",
         usage,
         "## Training\n",
-        f"Data: {mixture}. Started from {started}; step {step}. Made with {made_with}.\n",
+        f"Data: {mixture}. Started from {_start(config)}; step {step}. Made with {made_with}.\n",
         "What differs from the defaults of ivt_jax (`configs/base.py`):\n",
         "```\n" + "\n".join(lines or ["nothing"]) + "\n```\n",
         "## Results\n",
@@ -107,6 +106,15 @@ def public_config(config: ConfigDict) -> str:
         group, _, key = field.partition(".")
         table[group].pop(key, None)
     return json.dumps(table, indent=2, sort_keys=True) + "\n"
+
+
+def _start(config: ConfigDict) -> str:
+    if config.init.run:
+        return "the weights of another model"
+    kinds = [
+        kind for kind, given in (("ViT", config.init.vit), ("BERT", config.init.bert)) if given
+    ]
+    return f"the weights of a {' and a '.join(kinds)}" if kinds else "random weights"
 
 
 def _results(results: Sequence[dict[str, Any]]) -> str:

@@ -22,6 +22,8 @@ from ivt_jax.validation import HUB_NAME, WEIGHT_FILES
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 TORCH = "2.10"  # the first release whose weights_only has no known bypass (CVE-2026-24747)
+# The number of a block in a name of any naming.
+BLOCK = re.compile(r"((?:^|\.)blocks\.|encoder\.layer\.|encoderblock_)(\d+)")
 _IN_FOLDERS = ("model.safetensors", "pytorch_model.bin")
 _FROM_THE_HUB = ["config.json", "model.safetensors", "vocab.txt", "tokenizer.json"]
 _SAFETENSORS_TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}

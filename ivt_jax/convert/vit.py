@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ivt_jax.convert.files import Source, Tensor, Weights, open_weights
+from ivt_jax.convert.files import BLOCK, Source, Tensor, Weights, open_weights
 from ivt_jax.errors import UserError
 
 # Their stem -> the official stem; {} is a block's number, the rest is weight or bias.
@@ -75,7 +75,6 @@ _NAMINGS = (
     _Naming("timm names", "cls_token", TIMM, r"head\.|pre_logits\."),
 )
 _PREFIX = re.compile(r"(module\.|model\.|vit\.|deit\.|opt/target/)*")
-_NUMBER = re.compile(r"((?:^|\.)blocks\.|encoder\.layer\.|encoderblock_)(\d+)")
 _OWNS = re.compile(
     r"cls_token|pos_embed|patch_embed\..*|norm\..*|blocks\.\d+\.(norm1|norm2|attn|mlp_vis)\..*"
 )
@@ -124,8 +123,8 @@ def read_vit(source: str) -> Source:
 
 def official_name(name: str, stems: dict[str, str]) -> str | None:
     """The official name of a tensor by a table of stems; None if the table lacks it."""
-    numbers = [match[2] for match in _NUMBER.finditer(name)]
-    name = _NUMBER.sub(r"\1{}", name)
+    numbers = [match[2] for match in BLOCK.finditer(name)]
+    name = BLOCK.sub(r"\1{}", name)
     if name in stems:
         return stems[name].format(*numbers)
     stem, _, part = name.replace("/", ".").rpartition(".")

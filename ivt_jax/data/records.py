@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,15 +113,21 @@ def open_dataset(directory: str | Path, name: str, split: str) -> RecordSource:
         known = ", ".join(manifest["splits"])
         raise DataError(f"dataset {name} in {directory} has no split {split!r}; it has {known}")
     folder = Path(directory) / name / VERSION
-    for file, size in manifest["files"][split].items():
-        found = (folder / file).stat().st_size if (folder / file).is_file() else None
-        if found != size:
-            state = "is missing" if found is None else f"has {found:,} bytes instead of {size:,}"
-            raise DataError(
-                f"{folder / file} {state}. Remove {Path(directory) / name} and run "
-                f"{_command(directory, name)}"
-            )
+    for path, found, size in changed_files(folder, manifest["files"][split]):
+        state = "is missing" if found is None else f"has {found:,} bytes instead of {size:,}"
+        raise DataError(
+            f"{path} {state}. Remove {Path(directory) / name} and run {_command(directory, name)}"
+        )
     return RecordSource(folder, name, split)
+
+
+def changed_files(folder: Path, files: dict[str, int]) -> Iterator[tuple[Path, int | None, int]]:
+    """Of files and their sizes, those of another size: path, bytes now (None: missing), before."""
+    for name, size in files.items():
+        path = folder / name
+        found = path.stat().st_size if path.is_file() else None
+        if found != size:
+            yield path, found, size
 
 
 def splits(directory: str | Path, name: str) -> list[str]:

@@ -6,6 +6,7 @@ Everything follows from one thing, the 0-based rank of each right photo of each 
 import numpy as np
 from numpy.typing import ArrayLike
 
+METRICS = ("R1", "R5", "R10", "mAP", "mAP_trapezoid", "mINP")  # in the order of tables
 _ROWS = 256  # queries sorted at once, so that memory stays small beside the similarity itself
 _UNMATCHED = ("error", "skip", "count")
 

@@ -18,6 +18,7 @@ from tensorflow_datasets.core import naming
 
 from ivt_jax.data import records
 from ivt_jax.data.builders import shards, space
+from ivt_jax.data.builders.faults import described
 from ivt_jax.data.builders.ingest import Split
 from ivt_jax.data.builders.progress import Show, silent
 from ivt_jax.data.builders.shards import Part, Task
@@ -194,11 +195,6 @@ def _refuse(bad: int, total: int, bad_share: float, tasks: Sequence[Task]):
             f"{bad:,} of {total:,} records are bad, more than {100 * bad_share:.3g}%: "
             f"{described(reasons)}"
         )
-
-
-def described(reasons: Mapping[str, int]) -> str:
-    """Counts by reason, as a person reads them."""
-    return ", ".join(f"{count:,} {reason}" for reason, count in reasons.items()) or "none"
 
 
 def _faults(tasks: Sequence[Task]) -> Iterator[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
@@ -22,3 +23,8 @@ class RecordError(Exception):
     def __init__(self, key: str, reason: str, detail: str):
         super().__init__(key, reason, detail)
         self.key, self.reason, self.detail = key, reason, detail
+
+
+def described(reasons: Mapping[str, int]) -> str:
+    """Counts by reason, as a person reads them."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in reasons.items()) or "none"
