@@ -76,6 +76,7 @@ def _defaults() -> ConfigDict:
     data.workers = 0  # processes that read and augment; 0 = threads of the main process
     data.threads = 2  # reading threads in each process
     data.prefetch = 4  # batches kept ready by each process
+    data.worker_deadline = 120.0  # seconds a batch may take before its workers are replaced
     data.cache_gib = 0.0  # GiB of decoded images kept in memory, shared out among workers; 0 = none
 
     # Bidirectional mask modelling (BMM): which tokens leave before the blocks.
@@ -121,6 +122,11 @@ def _defaults() -> ConfigDict:
     training.eval_epochs = 1.0  # epochs between two evaluations; 0 = only at the end
     training.save_epochs = 1.0  # epochs between two checkpoints; 0 = at evaluations and the end
     training.keep = 2  # newest checkpoints kept, besides the best
+    training.skip_spikes = 0.0  # deviations above the mean at which a step is skipped; 0 = never, 6
+    training.spike_window = 128  # steps over which that mean and deviation are taken
+    training.skip_limit = 10  # skipped steps in a row that go back to a checkpoint
+    training.rollbacks = 2  # times a run goes back to one checkpoint before it stops (exit code 3)
+    training.replica_steps = 1000  # steps between two comparisons of the devices' copies; 0 = never
     training.stop_after = 0  # steps after which this process saves and stops; 0 = run to the end
 
     # Retrieval during training: the best step by R1 + mAP on `select` is kept.

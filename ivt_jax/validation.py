@@ -95,6 +95,7 @@ RULES: dict[str, Rule] = {
     "optimizer.momentum": _SHARE,
     "optimizer.beta1": _SHARE,
     "optimizer.beta2": _SHARE,
+    "training.spike_window": Rule(lambda value: value >= 2, "must be at least 2"),
     "schedule.name": _one_of("official", "cosine", "constant"),
     "evaluation.select": _one_of("val", "test"),
     "evaluation.report": _one_of("val", "test", ""),
@@ -106,13 +107,14 @@ for _rule, _fields in {
     _COUNT: "model.patch_size model.patch_stride model.width model.depth model.heads"
     " model.mlp_ratio model.vocabulary_size model.max_text_positions data.captions_per_identity"
     " data.threads data.prefetch training.batch_size training.accumulate training.log_steps"
-    " training.keep evaluation.batch_size mesh.fsdp",
+    " training.keep training.skip_limit evaluation.batch_size mesh.fsdp",
     _NOT_NEGATIVE: "data.pad data.workers data.cache_gib optimizer.bias_factor"
     " optimizer.weight_decay optimizer.clip_norm schedule.warmup_epochs schedule.start_rate"
     " schedule.floor_rate schedule.first_epoch training.steps training.eval_epochs"
-    " training.save_epochs training.stop_after",
+    " training.save_epochs training.stop_after training.skip_spikes training.rollbacks"
+    " training.replica_steps",
     _POSITIVE: "model.kernel_deviation objective.epsilon optimizer.learning_rate"
-    " optimizer.epsilon training.epochs",
+    " optimizer.epsilon training.epochs data.worker_deadline",
 }.items():
     RULES |= dict.fromkeys(_fields.split(), _rule)
 

@@ -198,6 +198,26 @@ class _Positions:
         return position
 
 
+@dataclasses.dataclass(frozen=True)
+class _Place(grain.transforms.Map):
+    number: int
+
+    def map(self, element: int) -> tuple[int, int]:
+        return self.number, element
+
+
+def sample_places(datasets: list[TrainingEntries], weights: list[float]):
+    """Of each sample of the stream of batches: the number of its dataset, and its place there."""
+    streams = [
+        grain.MapDataset.source(_Positions()).map(_Place(number)) for number in range(len(datasets))
+    ]
+    return _mixed(streams, weights)
+
+
+def _mixed(streams: list, weights: list[float]):
+    return streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, weights)
+
+
 def _ignore_interrupt(*_) -> None:
     """Ctrl-C reaches a whole process group; only the main process answers, by saving."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -238,8 +258,7 @@ def training_batches(
         .random_map(_Sample(entries, tokenizer, options, cache))
         for number, entries in enumerate(datasets)
     ]
-    stream = streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, weights)
-    batches = stream.batch(batch_size // processes, drop_remainder=True)
+    batches = _mixed(streams, weights).batch(batch_size // processes, drop_remainder=True)
     batches = batches[process::processes][start_step:]
     read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, 1))
     stream = batches.to_iter_dataset(read)

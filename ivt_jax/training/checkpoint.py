@@ -86,13 +86,27 @@ class Checkpoints:
                 exit_code=EXIT_CANNOT_WRITE,
             ) from error
 
-    def restore_newest(self, shapes: TrainState, shardings: TrainState) -> TrainState | None:
+    def drop_after(self, step: int) -> None:
+        """Removes every later checkpoint: the run went back to this step."""
+        self.wait()
+        for later in saved_steps(self.folder.parent):
+            if later > step:
+                self._manager.delete(later)
+
+    def restore_newest(
+        self, shapes: TrainState, shardings: TrainState, *, before: int | None = None
+    ) -> TrainState | None:
         """The newest state, laid out as `shardings`; None when the run has no checkpoint.
+
+        With `before`, only steps below it count.
 
         Raises UserError when there is one but it does not fit the model or cannot be read:
         a run never starts again from nothing by itself.
         """
         steps = saved_steps(self.folder.parent)
+        if before is not None:
+            self.wait()
+            steps = [step for step in saved_steps(self.folder.parent) if step < before]
         if not steps:
             return None
         step = steps[-1]

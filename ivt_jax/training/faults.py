@@ -7,9 +7,12 @@ faults are separated by commas. `tests/faults/` names the points.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import signal
 import time
+
+import numpy as np
 
 VARIABLE = "IVT_FAULT"
 ACTIONS = ("kill", "sleep", "slow", "raise", "spoil")
@@ -42,6 +45,22 @@ def parse(text: str) -> tuple[Fault, ...]:
 
 
 _FAULTS = parse(os.environ[VARIABLE]) if VARIABLE in os.environ else None
+
+
+def planned(*points: str) -> bool:
+    """Whether IVT_FAULT names one of these points at all."""
+    return any(fault.point in points for fault in _FAULTS or ())
+
+
+def spoil_batch(batch: dict, position: int) -> None:
+    """Gives a batch, by its position in the data, what makes the step's loss and gradients bad.
+
+    "spoil@batch" makes them NaN, "spoil@spike" a hundred times as large.
+    """
+    if planned("batch", "spike"):
+        factor = 100.0 if strike("spike", position) else 1.0
+        factor = math.nan if strike("batch", position) else factor
+        batch["fault"] = np.full(len(batch["identities"]), factor, np.float32)
 
 
 def strike(point: str, step: int | None = None, *, process: int = 0) -> bool:

@@ -14,8 +14,11 @@ from ivt_jax.errors import UserError
 from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.retrieval.evaluate import encode_split, make_encoders, score, truncation_note
 from ivt_jax.training.checkpoint import Checkpoints
+from ivt_jax.training.faults import spoil_batch
+from ivt_jax.training.health import guarded
 from ivt_jax.training.lifecycle import StopRequest
 from ivt_jax.training.optimizer import make_optimizer, make_schedule
+from ivt_jax.training.recovery import Recovery, data_offset
 from ivt_jax.training.setup import Data, open_data
 from ivt_jax.training.sharding import BATCH, REPLICATED, make_mesh, to_global
 from ivt_jax.training.state import abstract_state, create_state, make_step, split_model
@@ -25,6 +28,7 @@ from ivt_jax.training.transfer import initial_params
 # Fields that change how a run is watched or fed, not what it computes.
 _FREE = ("data.workers", "data.threads", "data.prefetch", "data.cache_gib", "training.keep")
 _FREE += ("training.log_steps", "training.stop_after", "mesh.data", "mesh.fsdp", "data.directory")
+_FREE += ("data.worker_deadline", "training.rollbacks", "training.replica_steps")
 
 
 def train(
@@ -42,8 +46,9 @@ def train(
       The last training metrics; empty where the run was complete before.
 
     Raises:
-      UserError: the folder holds another run, the data does not fit, the loss is not finite
-        (exit code 3), or a signal asked to stop (130 or 143, after saving).
+      UserError: the folder holds another run, the data does not fit, going back to a checkpoint
+        does not mend a loss that is not finite (exit code 3), or a signal asked to stop (130 or
+        143, after saving).
     """
     workdir = Path(workdir)
     validate(config, device_count=jax.device_count(), workdir=workdir)
@@ -88,8 +93,8 @@ def train(
             state = create_state(
                 model_config, optimizer, shardings=shardings, seed=config.seed, params=params
             )
-        first = int(state.step)
-        batches = data.batches(config, start_step=first)
+        first = step = int(state.step)
+        batches = data.batches(config, start_step=first + data_offset(state))
         key = jax.random.key(config.seed)
         eval_steps, save_steps = (
             max(round(epochs * epoch_steps), 1) if epochs else 0
@@ -98,29 +103,54 @@ def train(
         last = total_steps
         if config.training.stop_after:
             last = min(last, first + config.training.stop_after)
-        window = _Window(config.training.batch_size, data)
+        window = _Window(
+            config.training.batch_size, data, skipped=int(state.opt_state.health.skipped)
+        )
+        recovery = Recovery(
+            workdir,
+            restore=lambda before: checkpoints.restore_newest(shapes, shardings, before=before),
+            keys=lambda position: data.keys(position, batch_size=config.training.batch_size),
+            rollbacks=config.training.rollbacks,
+            memory=config.training.skip_limit + config.training.log_steps + 1,
+            chief=chief,
+        )
         with Telemetry(workdir, start_step=first, total_steps=total_steps, quiet=not chief) as log:
             _introduce(log, config, data, shapes, epoch_steps, total_steps, note)
-            metrics, due, cut = {}, None, 0
-            for step in range(first + 1, last + 1):
+            metrics, due, cut, offset = {}, None, 0, data_offset(state)
+            while step < last:
+                step += 1
                 batch = window.next(batches)
                 cut += data.report(batch, workdir / "substituted.jsonl", log.say)
+                spoil_batch(batch, step + offset)
                 state, metrics = step_function(state, to_global(mesh, batch), key)
+                recovery.note(step, metrics)
                 window.steps += 1
-                # Read one step late, so that the device never waits for the host.
-                if due:
-                    _log(log, *due, window, schedule)
-                    _refuse_divergence(*due)
-                    due = None
                 stopping = stop.signal is not None or step == last
                 evaluate = step == total_steps or (eval_steps and step % eval_steps == 0)
                 save = stopping or (save_steps and step % save_steps == 0)
+                tripped = False
+                # Read one step late, so that the device never waits for the host.
+                if due:
+                    tripped = _log(log, *due, window, schedule)
+                    due = None
+                if not tripped and (evaluate or save):
+                    tripped = _log(log, step, metrics, window, schedule)
+                if tripped:
+                    state, note = recovery.back(state)
+                    step, offset = int(state.step), data_offset(state)
+                    checkpoints.drop_after(step)
+                    log.rewind(step)
+                    log.say(note)
+                    batches.close()
+                    batches = data.batches(config, start_step=step + offset)
+                    window.restart()
+                    continue
                 if evaluate or save:
-                    _log(log, step, metrics, window, schedule)
-                    # Before anything is saved or scored: a diverged state is neither.
-                    _refuse_divergence(step, metrics)
                     scores = evaluator(state.params, step, log) if evaluate else {}
-                    checkpoints.save(state, metrics=scores)
+                    if stopping or not float(metrics["skipped_in_row"]):
+                        checkpoints.save(state, metrics=scores)
+                    else:
+                        log.say(f"step {step} is not saved: it was skipped")
                     window.restart()
                 elif step % config.training.log_steps == 0:
                     due = (step, metrics)
@@ -138,7 +168,11 @@ def train(
             log.say(f"step {step} of {total_steps} is saved in {workdir}")
             if cut:
                 log.say(f"{cut} texts were longer than data.text_length and were cut")
-    return {name: float(value) for name, value in metrics.items()}
+    return _scalars(metrics)
+
+
+def _scalars(metrics: dict) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items() if not np.ndim(value)}
 
 
 def _claim(workdir: Path, config: ConfigDict, data: Data) -> None:
@@ -175,8 +209,12 @@ def _make_optimizer(config: ConfigDict, total_steps: int, epoch_steps: int):
         )
         for rate in (peak, peak * bias_factor)
     ]
-    return schedules[0], make_optimizer(
-        schedule=schedules[0], bias_schedule=schedules[1], **options
+    optimizer = make_optimizer(schedule=schedules[0], bias_schedule=schedules[1], **options)
+    return schedules[0], guarded(
+        optimizer,
+        limit=config.training.skip_limit,
+        sigmas=config.training.skip_spikes,
+        window=config.training.spike_window,
     )
 
 
@@ -200,8 +238,9 @@ def _introduce(log, config, data, shapes, epoch_steps, total_steps, note) -> Non
 class _Window:
     """Pace since the last line, the share of time spent waiting for data, and epochs so far."""
 
-    def __init__(self, batch_size: int, data: Data):
+    def __init__(self, batch_size: int, data: Data, *, skipped: int):
         self.batch_size, self.data = batch_size, data
+        self.skipped = skipped
         self.restart()
 
     def restart(self) -> None:
@@ -223,21 +262,20 @@ class _Window:
         return pace | self.data.epochs(step * self.batch_size)
 
 
-def _log(log: Telemetry, step: int, metrics: dict, window: _Window, schedule) -> None:
-    values = {name: float(value) for name, value in metrics.items()}
+def _log(log: Telemetry, step: int, metrics: dict, window: _Window, schedule) -> bool:
+    """Writes a line; returns whether too many steps in a row were skipped."""
+    values = _scalars(metrics)
+    tripped = bool(values.pop("tripped"))
+    if values["skipped"] > window.skipped:
+        log.say(
+            f"{values['skipped'] - window.skipped:.0f} steps up to step {step} were skipped, "
+            f"{values['skipped']:.0f} in all, {values['spikes']:.0f} of them as spikes: "
+            "docs/faults.md"
+        )
+    window.skipped = values["skipped"]
     rate = float(schedule(np.int32(step - 1)))
     log.train(step, values | {"learning_rate": rate} | window.read(step))
-
-
-def _refuse_divergence(step: int, metrics: dict) -> None:
-    loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
-    if not np.isfinite([loss, norm]).all():
-        raise UserError(
-            f"at step {step} the loss is {loss} and the gradient norm {norm}: the run has "
-            "diverged.\n"
-            "Lower optimizer.learning_rate or set optimizer.clip_norm; earlier checkpoints stay.",
-            exit_code=3,
-        )
+    return tripped
 
 
 class _Evaluator:

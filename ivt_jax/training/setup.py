@@ -10,7 +10,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ivt_jax.data.images import ImageError, decode
-from ivt_jax.data.pipeline import TrainingEntries, ViewOptions, epochs_seen, training_batches
+from ivt_jax.data.pipeline import (
+    TrainingEntries,
+    ViewOptions,
+    epochs_seen,
+    sample_places,
+    training_batches,
+)
 from ivt_jax.data.records import RecordSource, open_dataset, vocabulary_path
 from ivt_jax.data.texts import Tokenizer, load_tokenizer
 from ivt_jax.errors import UserError
@@ -46,6 +52,17 @@ class Data:
             prefetch=config.data.prefetch,
             cache_gib=config.data.cache_gib,
         )
+
+    def keys(self, position: int, *, batch_size: int) -> list[dict]:
+        """Dataset and key of each sample of the global batch at a position, counted from 1."""
+        places = sample_places(self.datasets, self.weights)
+        found = []
+        for sample in range((position - 1) * batch_size, position * batch_size):
+            number, place = places[sample]
+            entries = self.datasets[number]
+            record = int(entries.entries[entries.order[place]][0])
+            found.append({"dataset": self.names[number], "key": entries.source[record]["key"]})
+        return found
 
     def report(self, batch: dict[str, np.ndarray], file: Path, say: Callable[[str], None]) -> int:
         """Takes the counts out of a batch; bad records are listed in `file` and said aloud.

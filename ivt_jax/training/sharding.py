@@ -22,6 +22,7 @@ RULES = (
     (r"patch/bias", (None,)),
     (r"(word|position)_table", (None, "fsdp")),
     (r"(type_table|class_token|image_positions|image_types)", (None,)),
+    (r"health/history", (None, None)),
 )
 
 

@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 
 from ivt_jax.model.ivt import IVT, IVTConfig
+from ivt_jax.training.health import apply_good, counts
 from ivt_jax.training.sharding import batch_sharded, state_shardings
 
 
@@ -65,11 +66,16 @@ def make_step(
 ) -> Callable:
     """The training step: (state, batch, key) -> (state, metrics), to be jitted with donation.
 
+    The metrics are those of the objective, "gradient_norm" over all parameters, and
+    "gradient_norms", float32 (P,), of each one in the order of the tree.
+
     Args:
       objective: (model, batch, key) -> (scalar loss, dict of float32 scalars).
+      optimizer: one that is `guarded` skips bad steps, and adds its counts to the metrics.
       accumulate: micro-batches whose gradients are averaged; each is a contiguous part of the
         batch and sees only its own negatives.
     """
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def gradients(params, batch, key):
         def loss_of(params):
@@ -80,15 +86,22 @@ def make_step(
 
     def step(state: TrainState, batch: dict, key):
         key = jax.random.fold_in(key, state.step)
+        batch = dict(batch)
+        fault = batch.pop("fault", None)  # only there when a test asked for it
         if accumulate == 1:
             grads, metrics = gradients(state.params, batch, key)
         else:
             grads, metrics = _accumulated(
                 functools.partial(gradients, state.params), batch, key, accumulate
             )
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics["gradient_norm"] = optax.tree.norm(grads)
+        if fault is not None:
+            grads, metrics = jax.tree.map(lambda x: x * fault.mean(), (grads, metrics))
+        squares = jnp.stack([jnp.sum(leaf**2) for leaf in jax.tree.leaves(grads)])
+        norm = metrics["gradient_norm"] = jnp.sqrt(squares.sum())
+        judged = {"step": state.step + 1, "loss": metrics["loss"], "gradient_norm": norm}
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **judged)
+        params = apply_good(state.params, updates, opt_state)
+        metrics |= counts(opt_state) | {"gradient_norms": jnp.sqrt(squares)}
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return step

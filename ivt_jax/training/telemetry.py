@@ -1,6 +1,7 @@
 """What a run tells: a line or a bar on the terminal, JSON lines and TensorBoard events."""
 
 import json
+import math
 import os
 import sys
 import time
@@ -16,22 +17,18 @@ _SHOWN = ("loss", "learning_rate", "gradient_norm", "pairs_per_second", "data_wa
 class Telemetry:
     """Writes the metrics of one run; a context manager.
 
-    `metrics.jsonl` gets one object a line: step, kind ("train" or a split), then the scalars.
+    `metrics.jsonl` gets one object a line: step, kind ("train" or a split), then the scalars, null
+    for those that are not finite.
     On resume, lines after `start_step` are cut, so no step stands there twice.
     With `quiet`, for all processes of a run but one, nothing is shown or written.
     """
 
     def __init__(self, workdir: Path, *, start_step: int, total_steps: int, quiet: bool = False):
         self.path = workdir / "metrics.jsonl"
-        if not quiet:
-            cut_lines(self.path, last_step=start_step)
-        self._lines = open(os.devnull if quiet else self.path, "a", buffering=1)  # noqa: SIM115
-        self._events = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=start_step + 1, write_to_disk=not quiet
-        )
         self._total, self._start = total_steps, start_step
         self._began = time.monotonic()
         self._quiet = quiet
+        self._open(start_step)
         self._bar = self._task = None
         if sys.stdout.isatty() and not quiet:
             self._bar = Progress(
@@ -51,8 +48,28 @@ class Telemetry:
     def __exit__(self, *_):
         if self._bar:
             self._bar.stop()
+        self._close()
+
+    def _open(self, step: int) -> None:
+        if not self._quiet:
+            cut_lines(self.path, last_step=step)
+        lines = os.devnull if self._quiet else self.path
+        self._lines = open(lines, "a", buffering=1)  # noqa: SIM115
+        self._events = SummaryWriter(
+            str(self.path.parent / "tensorboard"),
+            purge_step=step + 1,
+            write_to_disk=not self._quiet,
+            filename_suffix=f".{step}",  # names hold seconds only
+        )
+
+    def _close(self) -> None:
         self._lines.close()
         self._events.close()
+
+    def rewind(self, step: int) -> None:
+        """The run went back to this step: later lines leave, as they do on resume."""
+        self._close()
+        self._open(step)
 
     def say(self, text: str) -> None:
         """A line on the terminal, above the bar where there is one."""
@@ -83,7 +100,9 @@ class Telemetry:
         self.say(f"step {step}/{self._total}  {split}: {shown}")
 
     def _write(self, step: int, kind: str, metrics: dict[str, float]) -> None:
-        self._lines.write(json.dumps({"step": step, "kind": kind, **metrics}) + "\n")
+        # JSON has no word for what is not finite.
+        finite = {name: x if math.isfinite(x) else None for name, x in metrics.items()}
+        self._lines.write(json.dumps({"step": step, "kind": kind, **finite}) + "\n")
         for name, value in metrics.items():
             self._events.add_scalar(f"{kind}/{name}", value, step)
 
