@@ -33,6 +33,7 @@ LEVELS = {
     "ivt_jax.training.health": 1,
     "ivt_jax.training.lifecycle": 1,
     "ivt_jax.training.optimizer": 1,
+    "ivt_jax.training.replicas": 1,
     "ivt_jax.training.sharding": 1,
     "ivt_jax.training.telemetry": 1,
     "ivt_jax.training.matching": 3,

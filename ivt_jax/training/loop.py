@@ -14,11 +14,12 @@ from ivt_jax.errors import UserError
 from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.retrieval.evaluate import encode_split, make_encoders, score, truncation_note
 from ivt_jax.training.checkpoint import Checkpoints
-from ivt_jax.training.faults import spoil_batch
+from ivt_jax.training.faults import spoil_batch, strike
 from ivt_jax.training.health import guarded
 from ivt_jax.training.lifecycle import StopRequest
 from ivt_jax.training.optimizer import make_optimizer, make_schedule
 from ivt_jax.training.recovery import Recovery, data_offset
+from ivt_jax.training.replicas import make_check, with_flipped_bit
 from ivt_jax.training.setup import Data, open_data
 from ivt_jax.training.sharding import BATCH, REPLICATED, make_mesh, to_global
 from ivt_jax.training.state import abstract_state, create_state, make_step, split_model
@@ -76,6 +77,7 @@ def train(
         in_shardings=(shardings, batch_sharding, replicated),
         out_shardings=(shardings, replicated),
     )
+    check = make_check(shapes, shardings, mesh)
     evaluator = _Evaluator(config, data, make_encoders(graphdef, mesh))
 
     with (
@@ -124,6 +126,8 @@ def train(
                 spoil_batch(batch, step + offset)
                 state, metrics = step_function(state, to_global(mesh, batch), key)
                 recovery.note(step, metrics)
+                if strike("copy", step, process=jax.process_index()):
+                    state = with_flipped_bit(state)
                 window.steps += 1
                 stopping = stop.signal is not None or step == last
                 evaluate = step == total_steps or (eval_steps and step % eval_steps == 0)
@@ -145,6 +149,9 @@ def train(
                     batches = data.batches(config, start_step=step + offset)
                     window.restart()
                     continue
+                compare = config.training.replica_steps
+                if evaluate or save or (compare and step % compare == 0):
+                    check(state, step)
                 if evaluate or save:
                     scores = evaluator(state.params, step, log) if evaluate else {}
                     if stopping or not float(metrics["skipped_in_row"]):
@@ -268,9 +275,9 @@ def _log(log: Telemetry, step: int, metrics: dict, window: _Window, schedule) ->
     tripped = bool(values.pop("tripped"))
     if values["skipped"] > window.skipped:
         log.say(
-            f"{values['skipped'] - window.skipped:.0f} steps up to step {step} were skipped, "
-            f"{values['skipped']:.0f} in all, {values['spikes']:.0f} of them as spikes: "
-            "docs/faults.md"
+            f"skipped steps up to step {step}: {values['skipped'] - window.skipped:.0f} more, "
+            f"{values['skipped']:.0f} in all, {values['spikes']:.0f} of them as spikes "
+            "(docs/faults.md)"
         )
     window.skipped = values["skipped"]
     rate = float(schedule(np.int32(step - 1)))
