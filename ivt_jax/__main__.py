@@ -11,6 +11,7 @@ COMMANDS = {
     "doctor": "check this machine and this installation, with a cure for every fault",
     "prepare": "turn a downloaded dataset into the files that training reads",
     "verify": "read all of a prepared dataset and compare it with what is published",
+    "goodput": "tell where the time of a run went, restarts included",
     "evaluate": "score a run on a dataset: R1, R5, R10, mAP, mINP",
     "export": "write a trained model for other libraries: PyTorch, ONNX, the official code",
 }
@@ -32,6 +33,8 @@ def _dispatch(argv: list[str]) -> int | None:
             from ivt_jax.prepare import main as command
         case "verify":
             from ivt_jax.verify import main as command
+        case "goodput":
+            from ivt_jax.goodput import main as command
         case "evaluate":
             from ivt_jax.evaluate import main as command
         case "export":

@@ -18,6 +18,7 @@ from ivt_jax.data.images import ImageError, crop_and_flip, decode_resized
 from ivt_jax.data.records import DataError, RecordSource, entries
 from ivt_jax.data.sampling import IdentityOrder, ShuffledOrder
 from ivt_jax.data.texts import LEVELS, Tokenizer, text_levels
+from ivt_jax.training.faults import strike
 
 _ENDLESS = 1 << 40  # positions; Grain wants a length, the orders have none
 _SUBSTITUTES = 100  # entries tried after a bad one before giving up
@@ -99,6 +100,7 @@ class TrainingEntries:
         substituted int32 (2,): 1 + the number of the dataset, and of the bad record, or zeros.
         Raises DataError when 100 entries in a row are bad.
         """
+        strike("sample", position)
         record, caption_index, image, bad = self._readable(self.order[position], options, cache)
         if caption_index < 0:
             caption_index = int(rng.integers(len(record["captions"])))
@@ -223,6 +225,25 @@ def _ignore_interrupt(*_) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def training_samples(
+    datasets: list[TrainingEntries],
+    weights: list[float],
+    *,
+    tokenizer: Tokenizer,
+    options: ViewOptions,
+    seed: int,
+    cache: Cache,
+):
+    """The samples that batches are made of, in their order, read one by one as items."""
+    streams = [
+        grain.MapDataset.source(_Positions())
+        .seed(seed + number)
+        .random_map(_Sample(entries, tokenizer, options, cache))
+        for number, entries in enumerate(datasets)
+    ]
+    return _mixed(streams, weights)
+
+
 def training_batches(
     datasets: list[TrainingEntries],
     weights: list[float],
@@ -252,13 +273,10 @@ def training_batches(
     Yields dicts of numpy arrays with a leading axis of B / processes; see `TrainingEntries.sample`.
     """
     cache = Cache(int(cache_gib * 2**30) // max(workers, 1))
-    streams = [
-        grain.MapDataset.source(_Positions())
-        .seed(seed + number)
-        .random_map(_Sample(entries, tokenizer, options, cache))
-        for number, entries in enumerate(datasets)
-    ]
-    batches = _mixed(streams, weights).batch(batch_size // processes, drop_remainder=True)
+    samples = training_samples(
+        datasets, weights, tokenizer=tokenizer, options=options, seed=seed, cache=cache
+    )
+    batches = samples.batch(batch_size // processes, drop_remainder=True)
     batches = batches[process::processes][start_step:]
     read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, 1))
     stream = batches.to_iter_dataset(read)

@@ -1,41 +1,14 @@
-"""Pictures drawn with Pillow alone: strips of ranked photos, and line charts of a run."""
+"""Pictures drawn with Pillow alone: strips of ranked photos, line charts, and timelines."""
 
 import math
-import unicodedata
-from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image
 
-_SCALE = 2  # pictures are drawn this much larger and reduced, which smooths lines and shapes
-_THEMES = {
-    "light": {
-        "background": "#ffffff",
-        "panel": "#eef1f4",
-        "ink": "#1c2126",
-        "muted": "#626b75",
-        "rule": "#dfe3e8",
-        "right": "#0d9461",
-        "wrong": "#d43d2a",
-        "series": ("#0067a8", "#c94f00", "#00855f", "#a8447f", "#a87400", "#4a5560"),
-    },
-    "dark": {
-        "background": "#15191e",
-        "panel": "#222830",
-        "ink": "#eceff2",
-        "muted": "#9aa4af",
-        "rule": "#2f363e",
-        "right": "#2bb583",
-        "wrong": "#f0604a",
-        "series": ("#56b4e9", "#f08a3c", "#2fc497", "#dc8cbc", "#e6b43c", "#aab4be"),
-    },
-}
+from ivt_jax.retrieval.canvas import Canvas, Point
 
-_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-_Point = tuple[float, float]
 _Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
@@ -97,7 +70,7 @@ def ranking_strip(
         y += 0 if not tops else 12 if repeats else 36
         tops.append(y)
         y += layout.row_height
-    canvas = _Canvas(width, y + layout.margin - 8, theme)
+    canvas = Canvas(width, y + layout.margin - 8, theme)
     _draw_header(canvas, layout, title)
     for row, repeats, top in zip(rows, repeated, tops, strict=True):
         if top > layout.header and not repeats:
@@ -133,7 +106,7 @@ def curves(
         ValueError: no line or too many, an empty or uneven one, a value that is not finite, or an
             unknown theme.
     """
-    canvas = _Canvas(width, height, theme)
+    canvas = Canvas(width, height, theme)
     _check_series(series, most=len(canvas.colors["series"]))
     x_values = [x for xs, _ in series.values() for x in xs]
     y_values = [y for _, ys in series.values() for y in ys]
@@ -158,6 +131,63 @@ def curves(
     return canvas.finish()
 
 
+def timeline(
+    rows: Sequence[tuple[str, Sequence[tuple[float, float, str]]]],
+    colors: Mapping[str, str],
+    *,
+    title: str,
+    x_label: str,
+    width: int = 1000,
+    theme: str = "light",
+) -> Image.Image:
+    """Draws what happened when: a bar a row, cut into coloured spans.
+
+    Args:
+        rows: (label, spans), a span being (start, end, name of its kind) on one time axis.
+        colors: kind -> colour, "#rrggbb" or a name of the theme; its order is that of the legend.
+        title: above the chart.
+        x_label: below the time axis, with its unit.
+        width: of the picture in pixels; the height follows.
+        theme: "light" or "dark".
+
+    Raises:
+        ValueError: no span at all, or an unknown theme.
+    """
+    times = [time for _, spans in rows for start, end, _ in spans for time in (start, end)]
+    if not times:
+        raise ValueError("a timeline needs a span")
+    legend = _rows_of_legend(colors, width - 56)
+    top = 84 + 30 * len(legend)
+    bottom = top + 44 * len(rows)
+    canvas = Canvas(width, bottom + 76, theme)
+    canvas.text((28, 26), title, 24, "ink", bold=True)
+    for number, kinds in enumerate(legend):
+        x = 28.0
+        for kind in kinds:
+            canvas.rectangle((x, 76 + 30 * number), (16, 16), colors[kind])
+            canvas.text((x + 24, 84 + 30 * number), kind, 15, "ink", anchor="lm")
+            x += _LEGEND_WIDTH
+    left = 44 + max(canvas.text_width(label, 15) for label, _ in rows)
+    axes = _Axes((min(times), max(times)), {}, left, width - 28, top, bottom)
+    for number, (label, spans) in enumerate(rows):
+        y = top + 44 * number + 6
+        canvas.text((left - 14, y + 16), label, 15, "muted", anchor="rm")
+        for start, end, kind in spans:
+            x = axes.x(start)
+            canvas.rectangle((x, y), (max(axes.x(end) - x, 0.5), 32), colors[kind])
+    _draw_x_axis(canvas, axes)
+    canvas.text(((left + width - 28) / 2, bottom + 40), x_label, 15, "muted", anchor="ma")
+    return canvas.finish()
+
+
+_LEGEND_WIDTH = 150  # pixels a kind
+
+
+def _rows_of_legend(kinds: Iterable[str], width: int) -> list[list[str]]:
+    each, names = max(width // _LEGEND_WIDTH, 1), list(kinds)
+    return [names[start : start + each] for start in range(0, len(names), each)]
+
+
 class _Layout:
     """Places on a strip, in pixels: the caption, perhaps the query's photo, k results."""
 
@@ -176,7 +206,7 @@ class _Layout:
         self.query_left = self.results_left - 3 * self.gap - self.photo_width
 
 
-def _draw_header(canvas: "_Canvas", layout: _Layout, title: str) -> None:
+def _draw_header(canvas: Canvas, layout: _Layout, title: str) -> None:
     canvas.text((layout.margin, 26), title, 24, "ink", bold=True)
     right = layout.width - layout.margin
     for words, match in (("another person", False), ("the person described", True)):
@@ -192,9 +222,7 @@ def _draw_header(canvas: "_Canvas", layout: _Layout, title: str) -> None:
     canvas.text((layout.results_left, y), words, 15, "muted", anchor="ls")
 
 
-def _draw_row(
-    canvas: "_Canvas", layout: _Layout, row: StripRow, top: int, *, repeats: bool
-) -> None:
+def _draw_row(canvas: Canvas, layout: _Layout, row: StripRow, top: int, *, repeats: bool) -> None:
     size = (layout.photo_width, layout.photo_height)
     left, width = layout.margin, layout.caption_width
     y = canvas.paragraph((left, top), row.label, width, size[1] / 3, bold=True)
@@ -221,7 +249,7 @@ def _draw_row(
 class _Axes:
     """A chart's frame in pixels and the values it spans."""
 
-    x_range: _Point
+    x_range: Point
     y_ticks: dict[float, str]
     left: float
     right: float
@@ -238,11 +266,15 @@ class _Axes:
         return self.bottom - (value - low) / (high - low) * (self.bottom - self.top)
 
 
-def _draw_axes(canvas: "_Canvas", axes: _Axes) -> None:
+def _draw_axes(canvas: Canvas, axes: _Axes) -> None:
     for tick, text in axes.y_ticks.items():
         y = axes.y(tick)
         canvas.line([(axes.left, y), (axes.right, y)], "rule", 1)
         canvas.text((axes.left - 10, y), text, 15, "muted", anchor="rm")
+    _draw_x_axis(canvas, axes)
+
+
+def _draw_x_axis(canvas: Canvas, axes: _Axes) -> None:
     for tick, text in _ticks(*axes.x_range, 7, outside=False).items():
         x = axes.x(tick)
         canvas.line([(x, axes.bottom), (x, axes.bottom + 6)], "muted", 1)
@@ -250,7 +282,7 @@ def _draw_axes(canvas: "_Canvas", axes: _Axes) -> None:
     canvas.line([(axes.left, axes.bottom), (axes.right, axes.bottom)], "muted", 1)
 
 
-def _draw_series(canvas: "_Canvas", axes: _Axes, series: _Series) -> None:
+def _draw_series(canvas: Canvas, axes: _Axes, series: _Series) -> None:
     lines = [[(axes.x(x), axes.y(y)) for x, y in zip(*s, strict=True)] for s in series.values()]
     heights = _spread([line[-1][1] for line in lines], 22, axes.bottom)
     colors = canvas.colors["series"]
@@ -293,108 +325,3 @@ def _spread(heights: list[float], distance: float, bottom: float) -> list[float]
         moved[index] = min(moved[index], limit)
         limit = moved[index] - distance
     return moved
-
-
-class _Canvas:
-    """A picture addressed in final pixels; colours are names of the theme or as given."""
-
-    def __init__(self, width: int, height: int, theme: str) -> None:
-        if theme not in _THEMES:
-            raise ValueError(f"theme must be one of {sorted(_THEMES)}, got {theme!r}")
-        self.colors = _THEMES[theme]
-        self.picture = Image.new("RGB", _scaled((width, height)), self.colors["background"])
-        self.draw = ImageDraw.Draw(self.picture)
-
-    def finish(self) -> Image.Image:
-        return self.picture.reduce(_SCALE)
-
-    def text_width(self, text: str, size: float) -> float:
-        return _font(size).getlength(_plain(text)) / _SCALE
-
-    def text(
-        self, at: _Point, text: str, size: float, color: str, *, anchor: str = "la", bold=False
-    ) -> None:
-        fill, stroke = self.colors.get(color, color), 0.6 if bold else 0
-        self.draw.text(_scaled(at), _plain(text), fill, _font(size), anchor, stroke_width=stroke)
-
-    def paragraph(
-        self, at: _Point, text: str, width: float, height: float, *, bold: bool = False
-    ) -> float:
-        """Wraps text into the box, as large as fits, or cut with dots; returns where it ends."""
-        for size in (18, 17, 16, 15, 14, 13):
-            most = max(1, int(height / (1.35 * size)))
-            lines = _wrap(_plain(text), width * _SCALE, _font(size), most)
-            if len(lines) <= most:
-                break
-        else:
-            lines[most - 1 :] = [lines[most - 1] + "..."]
-        for i, line in enumerate(lines):
-            self.text((at[0], at[1] + i * 1.35 * size), line, size, "ink", bold=bold)
-        return at[1] + len(lines) * 1.35 * size
-
-    def line(self, points: list[_Point], color: str, width: float) -> None:
-        fill = self.colors.get(color, color)
-        self.draw.line([_scaled(p) for p in points], fill, round(width * _SCALE), joint="curve")
-
-    def rectangle(self, at: _Point, size: _Point, color: str) -> None:
-        (x, y), (w, h) = _scaled(at), _scaled(size)
-        self.draw.rectangle((x, y, x + w - 1, y + h - 1), self.colors[color])
-
-    def disc(self, center: _Point, radius: float, color: str) -> None:
-        fill = self.colors.get(color, color)
-        self.draw.circle(_scaled(center), radius * _SCALE, fill)
-
-    def photo(self, image: Image.Image, at: _Point, size: _Point) -> None:
-        """Pastes the photo undistorted: slightly cropped if that fills the box, else whole."""
-        box = _scaled(size)
-        crop = abs(math.log(image.width / image.height * box[1] / box[0])) < 0.15
-        photo, panel = image.convert("RGB"), self.colors["panel"]
-        photo = ImageOps.fit(photo, box) if crop else ImageOps.pad(photo, box, color=panel)
-        self.picture.paste(photo, _scaled(at))
-
-    def badge(self, center: _Point, radius: float, match: bool) -> None:
-        """A disc with a check mark or a cross, so that colour is not the only sign."""
-        x, y = center
-        self.disc(center, radius, "right" if match else "wrong")
-        for stroke in _CHECK if match else _CROSS:
-            points = [(x + radius * a, y + radius * b) for a, b in stroke]
-            self.line(points, "background", 0.24 * radius)
-
-
-_SIGNS = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014", "''\"\"--")
-_CHECK = [[(-0.46, 0.04), (-0.12, 0.38), (0.48, -0.34)]]
-_CROSS = [[(-0.36, -0.36), (0.36, 0.36)], [(-0.36, 0.36), (0.36, -0.36)]]
-
-
-@cache
-def _font(size: float) -> _Font:
-    return ImageFont.load_default(size * _SCALE)
-
-
-def _scaled(pair: _Point) -> tuple[int, int]:
-    return round(pair[0] * _SCALE), round(pair[1] * _SCALE)
-
-
-def _plain(text: str) -> str:
-    """Text without accents and typographic quotes, which Pillow's font lacks."""
-    signs = text.translate(_SIGNS)
-    return "".join(c for c in unicodedata.normalize("NFKD", signs) if not unicodedata.combining(c))
-
-
-def _wrap(text: str, width: float, font: _Font, most: int) -> list[str]:
-    """Breaks text into lines of at most `width`; stops after one line more than `most`."""
-    lines, line, words = [], "", text.split()[::-1]
-    while words and len(lines) <= most:
-        word = words.pop()
-        joined = f"{line} {word}" if line else word
-        if font.getlength(joined) <= width:
-            line = joined
-        elif line:
-            lines.append(line)
-            line = ""
-            words.append(word)
-        else:  # one word wider than the box
-            fits = bisect_right(range(2, len(word)), width, key=lambda n: font.getlength(word[:n]))
-            lines.append(word[: fits + 1])
-            words.append(word[fits + 1 :])
-    return [*lines, line] if line else lines

@@ -15,6 +15,7 @@ from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.retrieval.evaluate import encode_split, make_encoders, score, truncation_note
 from ivt_jax.training.checkpoint import Checkpoints
 from ivt_jax.training.faults import spoil_batch, strike
+from ivt_jax.training.goodput import Goodput
 from ivt_jax.training.health import guarded
 from ivt_jax.training.lifecycle import StopRequest
 from ivt_jax.training.optimizer import make_optimizer, make_schedule
@@ -52,6 +53,8 @@ def train(
         143, after saving).
     """
     workdir = Path(workdir)
+    spent = Goodput(workdir, quiet=jax.process_index() > 0)
+    spent.rest("start")
     validate(config, device_count=jax.device_count(), workdir=workdir)
     chief = jax.process_index() == 0
     data = open_data(config, views=views)
@@ -64,18 +67,8 @@ def train(
     graphdef, _ = split_model(model_config)
     schedule, optimizer = _make_optimizer(config, total_steps, epoch_steps)
     shapes, shardings = abstract_state(model_config, optimizer, mesh=mesh)
-    objective = make_objective(
-        views=views,
-        erase=config.data.erase,
-        masking=config.masking.to_dict(),
-        **config.objective,
-    )
-    batch_sharding, replicated = NamedSharding(mesh, BATCH), NamedSharding(mesh, REPLICATED)
-    step_function = jax.jit(
-        make_step(objective, graphdef, optimizer, accumulate=config.training.accumulate),
-        donate_argnums=0,
-        in_shardings=(shardings, batch_sharding, replicated),
-        out_shardings=(shardings, replicated),
+    step_function = _jitted_step(
+        config, graphdef, optimizer, make_objective, views=views, shardings=shardings, mesh=mesh
     )
     check = make_check(shapes, shardings, mesh)
     evaluator = _Evaluator(config, data, make_encoders(graphdef, mesh))
@@ -85,10 +78,10 @@ def train(
         Checkpoints(workdir, keep=config.training.keep) as checkpoints,
         StopRequest() as stop,
     ):
-        state = checkpoints.restore_newest(shapes, shardings)
-        if state is not None:
-            note = f"resumed at step {int(state.step)}"
-        else:
+        with spent.span("restore"):
+            state = checkpoints.restore_newest(shapes, shardings)
+        note = f"resumed at step {int(state.step)}" if state is not None else ""
+        if state is None:
             params, note = initial_params(
                 model_config, tokenizer=data.tokenizer, seed=config.seed, **config.init
             )
@@ -96,22 +89,19 @@ def train(
                 model_config, optimizer, shardings=shardings, seed=config.seed, params=params
             )
         first = step = int(state.step)
-        batches = data.batches(config, start_step=first + data_offset(state))
         key = jax.random.key(config.seed)
-        eval_steps, save_steps = (
-            max(round(epochs * epoch_steps), 1) if epochs else 0
-            for epochs in (config.training.eval_epochs, config.training.save_epochs)
-        )
+        eval_steps, save_steps = _intervals(config, epoch_steps)
         last = total_steps
         if config.training.stop_after:
             last = min(last, first + config.training.stop_after)
-        window = _Window(
-            config.training.batch_size, data, skipped=int(state.opt_state.health.skipped)
-        )
+        compare_steps = config.training.replica_steps
+        skipped = float(state.opt_state.health.skipped)
+        window = _Window(config.training.batch_size, data, spent, skipped=skipped)
         recovery = Recovery(
             workdir,
             restore=lambda before: checkpoints.restore_newest(shapes, shardings, before=before),
-            keys=lambda position: data.keys(position, batch_size=config.training.batch_size),
+            origin=data.origin,
+            batch_size=config.training.batch_size,
             rollbacks=config.training.rollbacks,
             memory=config.training.skip_limit + config.training.log_steps + 1,
             chief=chief,
@@ -119,52 +109,55 @@ def train(
         with Telemetry(workdir, start_step=first, total_steps=total_steps, quiet=not chief) as log:
             _introduce(log, config, data, shapes, epoch_steps, total_steps, note)
             metrics, due, cut, offset = {}, None, 0, data_offset(state)
+            batches = data.batches(config, start=first + offset, say=log.say)
+            spent.mark(first, rest="prepare")
             while step < last:
                 step += 1
-                batch = window.next(batches)
+                with spent.span("data"):
+                    batch = next(batches)
                 cut += data.report(batch, workdir / "substituted.jsonl", log.say)
                 spoil_batch(batch, step + offset)
-                state, metrics = step_function(state, to_global(mesh, batch), key)
+                with spent.span("step" if window.compiled else "compile"):
+                    state, metrics = step_function(state, to_global(mesh, batch), key)
                 recovery.note(step, metrics)
                 if strike("copy", step, process=jax.process_index()):
                     state = with_flipped_bit(state)
-                window.steps += 1
+                window.count()
                 stopping = stop.signal is not None or step == last
                 evaluate = step == total_steps or (eval_steps and step % eval_steps == 0)
                 save = stopping or (save_steps and step % save_steps == 0)
-                tripped = False
                 # Read one step late, so that the device never waits for the host.
-                if due:
-                    tripped = _log(log, *due, window, schedule)
-                    due = None
+                tripped = due is not None and _log(log, *due, window, schedule)
+                due = None
                 if not tripped and (evaluate or save):
                     tripped = _log(log, step, metrics, window, schedule)
                 if tripped:
-                    state, note = recovery.back(state)
+                    state = _go_back(state, recovery, checkpoints, log, spent)
                     step, offset = int(state.step), data_offset(state)
-                    checkpoints.drop_after(step)
-                    log.rewind(step)
-                    log.say(note)
-                    batches.close()
-                    batches = data.batches(config, start_step=step + offset)
+                    batches.move(step + offset)
                     window.restart()
                     continue
-                compare = config.training.replica_steps
-                if evaluate or save or (compare and step % compare == 0):
-                    check(state, step)
+                if evaluate or save or (compare_steps and step % compare_steps == 0):
+                    with spent.span("save"):
+                        check(state, step)
                 if evaluate or save:
-                    scores = evaluator(state.params, step, log) if evaluate else {}
+                    with spent.span("evaluate"):
+                        scores = evaluator(state.params, step, log) if evaluate else {}
                     if stopping or not float(metrics["skipped_in_row"]):
-                        checkpoints.save(state, metrics=scores)
+                        with spent.span("save"):
+                            checkpoints.save(state, metrics=scores)
                     else:
                         log.say(f"step {step} is not saved: it was skipped")
+                    spent.mark(step)
                     window.restart()
                 elif step % config.training.log_steps == 0:
                     due = (step, metrics)
                 if stopping:
                     break
             batches.close()
-            checkpoints.wait()
+            with spent.span("save"):
+                checkpoints.wait()
+            spent.mark(step, rest="other")
             step = int(state.step)
             if stop.signal is not None and step < total_steps:
                 raise UserError(
@@ -176,6 +169,41 @@ def train(
             if cut:
                 log.say(f"{cut} texts were longer than data.text_length and were cut")
     return _scalars(metrics)
+
+
+def _jitted_step(
+    config: ConfigDict, graphdef, optimizer, make_objective: Callable, *, views, shardings, mesh
+):
+    objective = make_objective(
+        views=views,
+        erase=config.data.erase,
+        masking=config.masking.to_dict(),
+        **config.objective,
+    )
+    batch_sharding, replicated = NamedSharding(mesh, BATCH), NamedSharding(mesh, REPLICATED)
+    return jax.jit(
+        make_step(objective, graphdef, optimizer, accumulate=config.training.accumulate),
+        donate_argnums=0,
+        in_shardings=(shardings, batch_sharding, replicated),
+        out_shardings=(shardings, replicated),
+    )
+
+
+def _intervals(config: ConfigDict, epoch_steps: int) -> list[int]:
+    """Steps between two evaluations and between two saves; 0 = never."""
+    both = config.training.eval_epochs, config.training.save_epochs
+    return [max(round(epochs * epoch_steps), 1) if epochs else 0 for epochs in both]
+
+
+def _go_back(state, recovery: Recovery, checkpoints: Checkpoints, log: Telemetry, spent: Goodput):
+    """The state of an earlier checkpoint; what was written of later steps leaves the logs."""
+    with spent.span("restore"):
+        state, note = recovery.back(state)
+        checkpoints.drop_after(int(state.step))
+    log.rewind(int(state.step))
+    log.say(note)
+    spent.mark(int(state.step), rest="other")
+    return state
 
 
 def _scalars(metrics: dict) -> dict[str, float]:
@@ -245,26 +273,24 @@ def _introduce(log, config, data, shapes, epoch_steps, total_steps, note) -> Non
 class _Window:
     """Pace since the last line, the share of time spent waiting for data, and epochs so far."""
 
-    def __init__(self, batch_size: int, data: Data, *, skipped: int):
-        self.batch_size, self.data = batch_size, data
-        self.skipped = skipped
+    def __init__(self, batch_size: int, data: Data, spent: Goodput, *, skipped: float):
+        self.batch_size, self.data, self.spent = batch_size, data, spent
+        self.compiled, self.skipped = False, skipped
         self.restart()
 
     def restart(self) -> None:
-        self.began, self.waited, self.steps = time.monotonic(), 0.0, 0
+        self.began, self.waited, self.steps = time.monotonic(), self.spent.total["data"], 0
 
-    def next(self, batches) -> dict[str, np.ndarray]:
-        began = time.monotonic()
-        batch = next(batches)
-        self.waited += time.monotonic() - began
-        return batch
+    def count(self) -> None:
+        self.steps, self.compiled = self.steps + 1, True
 
     def read(self, step: int) -> dict[str, float]:
         pace = {}
         if self.steps:  # a line just before leaves nothing to measure
             elapsed = max(time.monotonic() - self.began, 1e-9)
+            waited = self.spent.total["data"] - self.waited
             pace["pairs_per_second"] = self.batch_size * self.steps / elapsed
-            pace["data_wait_percent"] = 100 * self.waited / elapsed
+            pace["data_wait_percent"] = 100 * waited / elapsed
         self.restart()
         return pace | self.data.epochs(step * self.batch_size)
 
@@ -282,6 +308,7 @@ def _log(log: Telemetry, step: int, metrics: dict, window: _Window, schedule) ->
     window.skipped = values["skipped"]
     rate = float(schedule(np.int32(step - 1)))
     log.train(step, values | {"learning_rate": rate} | window.read(step))
+    window.spent.mark(step)
     return tripped
 
 

@@ -25,7 +25,7 @@ class Recovery:
 
     Args:
       restore: `before` -> the newest good state of a step below it, or None.
-      keys: a position in the data, from 1 -> what is known of each sample of that batch.
+      origin: sample of the stream of batches, from 0 -> its dataset and key.
       rollbacks: times one checkpoint is gone back to.
       memory: steps remembered.
       chief: whether this process writes the reports.
@@ -36,12 +36,14 @@ class Recovery:
         workdir: Path,
         *,
         restore: Callable[[int], TrainState | None],
-        keys: Callable[[int], list[dict]],
+        origin: Callable[[int], dict],
+        batch_size: int,
         rollbacks: int,
         memory: int,
         chief: bool,
     ):
-        self.workdir, self.restore, self.keys, self.chief = workdir, restore, keys, chief
+        self.workdir, self.restore, self.chief = workdir, restore, chief
+        self.origin, self.batch_size = origin, batch_size
         self.rollbacks = rollbacks
         self.recent: deque[tuple[int, dict]] = deque(maxlen=memory)
 
@@ -95,14 +97,15 @@ class Recovery:
             if not last - int(health.in_row) < step <= last:
                 continue
             gradients = map(float, np.asarray(metrics["gradient_norms"]))
+            end = (step + offset) * self.batch_size
             steps.append(
                 {
                     "step": step,
-                    "position": step + offset,
+                    "batch": step + offset - 1,
                     "loss": _number(metrics["loss"]),
                     "gradient_norm": _number(metrics["gradient_norm"]),
                     "gradient_norms": dict(zip(names, map(_number, gradients), strict=True)),
-                    "samples": self.keys(step + offset),
+                    "samples": list(map(self.origin, range(end - self.batch_size, end))),
                 }
             )
         norms = dict(zip(names, map(_number, parameters), strict=True))

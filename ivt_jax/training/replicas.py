@@ -49,30 +49,30 @@ def make_check(shapes, shardings, mesh) -> Callable[..., None]:
 
     def check(state, step: int) -> None:
         table = np.asarray(inspected(state))  # (devices, leaves, 2)
-        rows = dict(zip(mesh.devices.flat, table, strict=True))
-        broken = [path for path, bad in zip(paths, table[..., 1].any(axis=0), strict=True) if bad]
-        if broken:
-            raise UserError(
-                f"at step {step} these are not finite: {_few(broken)}. The run has diverged.\n"
-                "Nothing of it is saved; earlier checkpoints stay.",
-                exit_code=3,
-            )
-        odd = defaultdict(list)
-        for number, groups in enumerate(holders):
-            for devices in groups:
-                for device in _odd(devices, [int(rows[device][number, 0]) for device in devices]):
-                    odd[device].append(paths[number])
-        if odd:
-            lines = [f"  {_named(device)}: {_few(leaves)}" for device, leaves in odd.items()]
-            raise UserError(
-                f"at step {step} devices that should hold the same values do not:\n"
-                + "\n".join(lines)
-                + "\nNothing of this state is saved. The same command goes on from the newest "
-                "checkpoint; leave out a device that is named again.",
-                exit_code=3,
-            )
+        _refuse(dict(zip(mesh.devices.flat, table, strict=True)), paths, holders, step)
 
     return check
+
+
+def _refuse(table: dict, paths: list[str], holders: list[list[list]], step: int) -> None:
+    """Raises for `make_check`; the table is device -> (leaves, 2)."""
+    flags = np.any([rows[:, 1] for rows in table.values()], axis=0, keepdims=True)[0]
+    broken = [path for path, bad in zip(paths, flags, strict=True) if bad]
+    if broken:
+        raise UserError(
+            f"at step {step} these are not finite: {_few(broken)}. The run has diverged.\n"
+            "Nothing of it is saved; earlier checkpoints stay.",
+            exit_code=3,
+        )
+    odd = _odd_devices({device: rows[:, 0] for device, rows in table.items()}, holders)
+    lines = [f"{_named(d)}: {_few([paths[i] for i in leaves])}" for d, leaves in odd.items()]
+    if odd:
+        raise UserError(
+            "\n  ".join([f"at step {step} copies of the same values differ:", *lines])
+            + "\nNothing of this state is saved. The same command goes on from the newest "
+            "checkpoint; leave out a device that is named again.",
+            exit_code=3,
+        )
 
 
 def with_flipped_bit(state, *, device: int = -1):
@@ -111,6 +111,16 @@ def _holders(shape: tuple[int, ...], sharding) -> list[list]:
     for device, index in sharding.devices_indices_map(shape).items():
         groups[str(index)].append(device)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def _odd_devices(prints: dict, holders: list[list[list]]) -> dict:
+    """Device -> numbers of the leaves whose copy there is unlike the others."""
+    odd = defaultdict(list)
+    for number, groups in enumerate(holders):
+        for devices in groups:
+            for device in _odd(devices, [int(prints[device][number]) for device in devices]):
+                odd[device].append(number)
+    return odd
 
 
 def _odd(devices: list, prints: list[int]) -> list:

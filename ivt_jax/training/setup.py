@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from ivt_jax.data.cache import Cache
+from ivt_jax.data.feed import Feed, hanging_sample
 from ivt_jax.data.images import ImageError, decode
 from ivt_jax.data.pipeline import (
     TrainingEntries,
@@ -16,11 +19,14 @@ from ivt_jax.data.pipeline import (
     epochs_seen,
     sample_places,
     training_batches,
+    training_samples,
 )
-from ivt_jax.data.records import RecordSource, open_dataset, vocabulary_path
+from ivt_jax.data.records import DataError, RecordSource, open_dataset, vocabulary_path
 from ivt_jax.data.texts import Tokenizer, load_tokenizer
 from ivt_jax.errors import UserError
 
+_RECENT, _BAD_SHARE = 10_000, 0.01  # samples looked back on, and how many of them may be bad
+_PATIENCE = 10.0  # seconds until a sample that is read again counts as hanging
 _VIEW_FIELDS = ("text_length", "separator", "decode", "resize", "pad", "flip", "word_level")
 
 
@@ -34,35 +40,48 @@ class Data:
     options: ViewOptions
     evaluation: dict[str, RecordSource]
     names: list[str]
+    recent: deque[tuple[int, int]] = dataclasses.field(default_factory=deque)  # samples, bad ones
 
-    def batches(self, config: ConfigDict, *, start_step: int):
-        """This process's share of the training batches from a step on; see `training_batches`."""
-        return training_batches(
-            self.datasets,
-            self.weights,
-            tokenizer=self.tokenizer,
-            options=self.options,
-            batch_size=config.training.batch_size,
-            seed=config.seed,
-            start_step=start_step,
-            process=jax.process_index(),
-            processes=jax.process_count(),
-            workers=config.data.workers,
-            threads=config.data.threads,
-            prefetch=config.data.prefetch,
-            cache_gib=config.data.cache_gib,
-        )
+    def batches(self, config: ConfigDict, *, start: int, say: Callable[[str], None]) -> Feed:
+        """This process's share of the training batches from number `start` on."""
+        process, processes = jax.process_index(), jax.process_count()
+        common = {"tokenizer": self.tokenizer, "options": self.options, "seed": config.seed}
+        size = config.training.batch_size // processes
 
-    def keys(self, position: int, *, batch_size: int) -> list[dict]:
-        """Dataset and key of each sample of the global batch at a position, counted from 1."""
-        places = sample_places(self.datasets, self.weights)
-        found = []
-        for sample in range((position - 1) * batch_size, position * batch_size):
-            number, place = places[sample]
-            entries = self.datasets[number]
-            record = int(entries.entries[entries.order[place]][0])
-            found.append({"dataset": self.names[number], "key": entries.source[record]["key"]})
-        return found
+        def make(number: int):
+            return training_batches(
+                self.datasets,
+                self.weights,
+                **common,
+                batch_size=config.training.batch_size,
+                start_step=number,
+                process=process,
+                processes=processes,
+                workers=config.data.workers,
+                threads=config.data.threads,
+                prefetch=config.data.prefetch,
+                cache_gib=config.data.cache_gib,
+            )
+
+        def suspect(number: int) -> str:
+            samples = training_samples(self.datasets, self.weights, **common, cache=Cache(0))
+            first = (number * processes + process) * size
+            return hanging_sample(
+                samples.__getitem__,
+                lambda sample: "{dataset}, {key}".format(**self.origin(sample)),
+                range(first, first + size),
+                patience=min(config.data.worker_deadline, _PATIENCE),
+            )
+
+        deadline = config.data.worker_deadline if config.data.workers else None
+        return Feed(make, start, deadline=deadline, suspect=suspect, say=say)
+
+    def origin(self, sample: int) -> dict[str, str]:
+        """Dataset and key of a sample of the stream of batches, counted from 0."""
+        number, place = sample_places(self.datasets, self.weights)[sample]
+        entries = self.datasets[number]
+        record = int(entries.entries[entries.order[place]][0])
+        return {"dataset": self.names[number], "key": entries.source[record]["key"]}
 
     def report(self, batch: dict[str, np.ndarray], file: Path, say: Callable[[str], None]) -> int:
         """Takes the counts out of a batch; bad records are listed in `file` and said aloud.
@@ -70,6 +89,7 @@ class Data:
         Returns how many texts of the batch were cut to the static length.
         """
         substituted = batch.pop("substituted")
+        self._count_bad(len(substituted), int((substituted[:, 0] > 0).sum()), file)
         for number, index in substituted[substituted[:, 0] > 0]:
             source = self.datasets[number - 1].source
             record = source[int(index)]
@@ -84,6 +104,18 @@ class Data:
                 lines.write(json.dumps(line) + "\n")
             say(f"unreadable image replaced by the next entry: {line} (listed in {file})")
         return int(batch.pop("truncated").sum())
+
+    def _count_bad(self, samples: int, bad: int, file: Path) -> None:
+        self.recent.append((samples, bad))
+        while sum(count for count, _ in self.recent) - self.recent[0][0] >= _RECENT:
+            self.recent.popleft()
+        bad = sum(count for _, count in self.recent)
+        if bad > _BAD_SHARE * _RECENT:
+            raise DataError(
+                f"{bad} of the last {_RECENT:,} samples were bad records, more than "
+                f"{_BAD_SHARE:.0%}; {file} lists them with their reasons.\nPrepare the dataset "
+                "anew, or look for a storage that fails."
+            )
 
     @property
     def epoch_entries(self) -> int:
