@@ -35,6 +35,7 @@ class People:
     captions_per_record: np.ndarray
     identities: np.ndarray
     corrupt: frozenset = frozenset()
+    damaged: frozenset = frozenset()
     caption: str = "A man in a red coat, with a blue bag. Walks {}"
     name: str = "people"
 
@@ -42,6 +43,8 @@ class People:
         return len(self.identities)
 
     def __getitem__(self, index):
+        if index in self.damaged:
+            raise RuntimeError("Corrupted Riegeli/records file: chunk data hash mismatch")
         stream = io.BytesIO()
         Image.new("RGB", (12, 24), (10 * (index + 1),) * 3).save(stream, "PNG")
         count = int(self.captions_per_record[index])
@@ -167,8 +170,9 @@ def test_seeds_change_augmentation_and_order(tokenizer, batches):
     )
 
 
-def test_a_bad_record_is_replaced_and_all_others_stay(tokenizer, batches):
-    broken = dataset(people(corrupt=frozenset([5])), number=2)
+@pytest.mark.parametrize("fault", ["corrupt", "damaged"])
+def test_a_bad_record_is_replaced_and_all_others_stay(tokenizer, batches, fault):
+    broken = dataset(people(**{fault: frozenset([5])}), number=2)
     found = read(tokenizer, 10, datasets=[broken])
     replaced = 0
     for ours, theirs in zip(found, batches, strict=True):

@@ -25,6 +25,42 @@ def test_a_bad_image_is_listed_once_with_its_reason(tmp_path):
     assert "no photo" in line["detail"] and len(said) == 1
 
 
+def data_of(source, name="cc3m"):
+    entries = SimpleNamespace(source=source)
+    return Data(cast(Any, [entries]), [1.0], *cast(Any, [None] * 3), names=[name])
+
+
+def test_a_record_whose_bytes_are_gone_is_listed_by_its_number(tmp_path):
+    class Torn:
+        def __getitem__(self, index):
+            raise RuntimeError(f"Corrupted Riegeli/records file: chunk {index}")
+
+    batch = {"substituted": np.array([[1, 7]]), "truncated": np.array([0])}
+    data_of(Torn()).report(batch, tmp_path / "list", lambda _: None)
+    line = json.loads((tmp_path / "list").read_text())
+    assert (line["key"], line["reason"]) == ("record 7", "damaged")
+
+
+def test_more_than_one_bad_sample_in_a_hundred_of_the_last_10_000_end_the_run(tmp_path):
+    data = data_of([{"key": "a.jpg", "image": b"no photo"}])
+    file = tmp_path / "substituted.jsonl"
+
+    def read(batches, bad):
+        for _ in range(batches):
+            substituted = np.zeros((50, 2), int)
+            substituted[:bad, 0] = 1
+            batch = {"substituted": substituted, "truncated": np.zeros(50, int)}
+            data.report(batch, file, lambda _: None)
+
+    read(100, 1)  # 5,000 samples, 100 of them bad
+    read(100, 0)
+    read(100, 1)  # as the first ones leave, as many come
+    with pytest.raises(UserError, match="102 of the last 10,000 .* more than 1%") as found:
+        read(1, 2)
+    assert found.value.exit_code == 5 and str(file) in str(found.value)
+    assert json.loads(file.read_text())["key"] == "a.jpg"
+
+
 @pytest.mark.parametrize("text", ["{", "[1]"])
 def test_a_damaged_configuration_is_named_with_a_cure(tmp_path, text):
     with pytest.raises(UserError, match="name the --workdir"):

@@ -64,6 +64,7 @@ class Feed:
                 self._number += 1
                 return batch
             self._say(f"readers replaced at batch {self._number} ({strike} of {STRIKES}): {fault}")
+            _kill_workers()  # one that hangs does not hear that it should leave
             self.move(self._number)
         raise UserError(
             f"batch {self._number} could not be read {STRIKES} times in a row; the last fault: "
@@ -79,11 +80,9 @@ class Feed:
 
     def close(self) -> None:
         """Ends all readers, also those that no longer listen."""
-        for child in multiprocessing.active_children():
-            if child.name.startswith(_WORKERS):
-                child.kill()
         with contextlib.suppress(queue.Empty, Exception):
             _within(_CLOSING, getattr(self._batches, "close", lambda: None))
+        _kill_workers()
 
     def _read(self) -> dict[str, Any]:
         if self._deadline is None:
@@ -116,6 +115,12 @@ def hanging_sample(
     except queue.Empty:
         return f"{last} hangs"
     return ""
+
+
+def _kill_workers() -> None:
+    for child in multiprocessing.active_children():
+        if child.name.startswith(_WORKERS):
+            child.kill()
 
 
 def _within(seconds: float, call: Callable[[], Any]) -> Any:

@@ -38,7 +38,8 @@ _UPRIGHT = {  # EXIF orientation -> what makes it upright
 class ImageError(ValueError):
     """An image that cannot be used; `reason` is one word to count by, `key` says which image.
 
-    Reasons: "empty", "not-an-image", "format", "too-large", "too-small", "truncated", "broken".
+    Reasons: "empty", "not-an-image", "format", "too-large", "too-small", "truncated", "broken",
+    and "damaged" for a record that cannot be read at all.
     """
 
     def __init__(self, reason: str, key: Hashable, detail: str = ""):

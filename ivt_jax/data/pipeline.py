@@ -139,7 +139,7 @@ class TrainingEntries:
     def _read(
         self, index: int, options: ViewOptions, cache: Cache
     ) -> tuple[dict[str, Any], np.ndarray]:
-        record = self.source[index]
+        record = read_record(self.source, index)
         image = decode_resized(
             record.pop("image"),
             size=options.image_size,
@@ -149,6 +149,21 @@ class TrainingEntries:
         )  # (H, W, 3)
         cache.add((self.number, index), (record, image), size=image.nbytes)
         return record, image
+
+
+def read_record(source: RecordSource, index: int) -> dict[str, Any]:
+    """`source[index]`; ImageError ("damaged") where the bytes of a shard have changed or are gone.
+
+    Other faults of reading pass, as they may pass by: those of a storage that is away.
+    """
+    try:
+        return source[index]
+    except (RuntimeError, IndexError) as error:
+        if isinstance(error, RuntimeError) and "Corrupted" not in str(error):
+            raise
+        raise ImageError(
+            "damaged", f"record {index}", f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _levels(record: dict, caption: int, options: ViewOptions, rng) -> list[str]:

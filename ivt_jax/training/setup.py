@@ -17,6 +17,7 @@ from ivt_jax.data.pipeline import (
     TrainingEntries,
     ViewOptions,
     epochs_seen,
+    read_record,
     sample_places,
     training_batches,
     training_samples,
@@ -89,20 +90,20 @@ class Data:
         Returns how many texts of the batch were cut to the static length.
         """
         substituted = batch.pop("substituted")
-        self._count_bad(len(substituted), int((substituted[:, 0] > 0).sum()), file)
         for number, index in substituted[substituted[:, 0] > 0]:
-            source = self.datasets[number - 1].source
-            record = source[int(index)]
-            line = {"dataset": self.names[number - 1], "key": record["key"]}
+            line = {"dataset": self.names[number - 1]}
             try:
+                record = read_record(self.datasets[number - 1].source, int(index))
+                line["key"] = record["key"]
                 decode(record["image"], key=record["key"])
             except ImageError as error:
-                line |= {"reason": error.reason, "detail": error.detail}
+                line |= {"key": error.key, "reason": error.reason, "detail": error.detail}
             if file.exists() and json.dumps(line) in file.read_text():
                 continue
             with file.open("a") as lines:
                 lines.write(json.dumps(line) + "\n")
             say(f"unreadable image replaced by the next entry: {line} (listed in {file})")
+        self._count_bad(len(substituted), int((substituted[:, 0] > 0).sum()), file)
         return int(batch.pop("truncated").sum())
 
     def _count_bad(self, samples: int, bad: int, file: Path) -> None:
