@@ -63,7 +63,7 @@ def test_without_bad_steps_nothing_differs_from_an_unguarded_optimizer():
     states, _ = run([1] * 5, inner=optimizer, sigmas=6.0)
     graphdef, params = nnx.split(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
     params = nnx.to_pure_dict(params)
-    x = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
     inner = optimizer.init(params)
     for _ in range(5):
         loss = lambda params: jnp.mean((nnx.merge(graphdef, params)(x) - 1.0) ** 2)  # noqa: E731

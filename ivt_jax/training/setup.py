@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ivt_jax.data.cache import Cache
 from ivt_jax.data.feed import Feed, hanging_sample
 from ivt_jax.data.images import ImageError, decode
 from ivt_jax.data.pipeline import (
@@ -65,7 +64,7 @@ class Data:
             )
 
         def suspect(number: int) -> str:
-            samples = training_samples(self.datasets, self.weights, **common, cache=Cache(0))
+            samples = training_samples(self.datasets, self.weights, **common)
             first = (number * processes + process) * size
             return hanging_sample(
                 samples.__getitem__,

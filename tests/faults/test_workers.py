@@ -46,8 +46,9 @@ def die():
     raise RuntimeError("worker killed")
 
 
-def hang(*_):
+def hang(*_) -> str:
     time.sleep(3600)
+    return ""
 
 
 def numbers(feed, count):
