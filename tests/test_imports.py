@@ -15,7 +15,7 @@ PACKAGES = ("configs", "ivt_jax", "pretrain", "finetune")
 # only, and from its own level only within its own folder.
 LEVELS = {
     "configs": 0,
-    "ivt_jax.errors": 0,
+    "ivt_jax.errors": -1,
     "ivt_jax.validation": 1,
     "ivt_jax.config": 1,
     "ivt_jax.losses": 1,
@@ -30,6 +30,8 @@ LEVELS = {
     "ivt_jax.data.pipeline": 2,
     "ivt_jax.data.builders": 5,
     "ivt_jax.training.faults": 0,
+    "ivt_jax.training.rollcall": 0,
+    "ivt_jax.training.cluster": 1,
     "ivt_jax.training.lifecycle": 1,
     "ivt_jax.training.optimizer": 1,
     "ivt_jax.training.sharding": 1,

@@ -14,6 +14,7 @@ from ivt_jax.errors import UserError
 from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.retrieval.evaluate import encode_split, make_encoders, score, truncation_note
 from ivt_jax.training.checkpoint import Checkpoints
+from ivt_jax.training.cluster import check_shared, exchange, from_first, is_first, together
 from ivt_jax.training.lifecycle import StopRequest
 from ivt_jax.training.optimizer import make_optimizer, make_schedule
 from ivt_jax.training.setup import Data, open_data
@@ -46,10 +47,17 @@ def train(
         (exit code 3), or a signal asked to stop (130 or 143, after saving).
     """
     workdir = Path(workdir)
-    validate(config, device_count=jax.device_count(), workdir=workdir)
-    chief = jax.process_index() == 0
-    data = open_data(config, views=views)
-    _claim(workdir, config, data)
+    ours, chief = resolved_json(config), is_first()
+    theirs = from_first("configuration", ours)
+    with together("setup"):
+        if theirs != ours:
+            raise _disagreement(theirs, config)
+        validate(config, device_count=jax.device_count(), workdir=workdir)
+        data = open_data(config, views=views)
+    check_shared(workdir)
+    with together("work directory"):
+        if chief:
+            _claim(workdir, config, data)
     epoch_steps = max(data.epoch_entries // config.training.batch_size, 1)
     total_steps = config.training.steps or round(config.training.epochs * epoch_steps)
 
@@ -128,6 +136,7 @@ def train(
                     break
             batches.close()
             checkpoints.wait()
+            cut = sum(map(int, exchange("cut texts", str(cut))))
             step = int(state.step)
             if stop.signal is not None and step < total_steps:
                 raise UserError(
@@ -139,6 +148,11 @@ def train(
             if cut:
                 log.say(f"{cut} texts were longer than data.text_length and were cut")
     return {name: float(value) for name, value in metrics.items()}
+
+
+def _disagreement(theirs: str, config: ConfigDict) -> UserError:
+    lines = ["another configuration than that of process 0:", *compare(from_json(theirs), config)]
+    return UserError("\n  ".join(lines))
 
 
 def _claim(workdir: Path, config: ConfigDict, data: Data) -> None:
