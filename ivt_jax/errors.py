@@ -1,9 +1,11 @@
 """Errors that a person can mend: printed as a sentence, with an exit code orchestrators can read.
 
 0 done, 1 any other fault (or what the doctor found), 2 configuration or usage, 3 diverged,
-4 no usable checkpoint, 5 unusable data, 73 a file cannot be read or written, 130 interrupted,
-143 terminated. Once training has begun the last two mean that the run is saved; a second signal
-leaves at once, with the same code and without saving.
+4 no usable checkpoint, 5 unusable data, 73 a file cannot be read or written, 75 stalled: no
+progress within config.watchdog, 130 interrupted, 143 terminated. Once training has begun the last
+two mean that the run is saved; a second signal leaves at once, with the same code and without
+saving. All processes of a run leave with the code of the first; one that the others lost (killed,
+or its network) ends them by SIGABRT, 134 in a shell. After 75, 134 and 143, start again.
 """
 
 import errno
@@ -21,6 +23,7 @@ class UserError(ValueError):
 
 
 EXIT_CANNOT_WRITE = 73  # nor read, for want of permission or space
+EXIT_STALLED = 75
 _ACCESS_ERRNOS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 

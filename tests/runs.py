@@ -144,6 +144,17 @@ def wait_for_step(workdir: Path, step: int, process: subprocess.Popen) -> None:
     raise AssertionError(f"step {step} was not reached: {process.communicate()[0]}")
 
 
+def wait_for_text(process: subprocess.Popen, text: str) -> str:
+    """Reads what a process prints until `text` comes; returns it, that line included."""
+    assert process.stdout is not None
+    read = []
+    for line in process.stdout:
+        read.append(line)
+        if text in line:
+            return "".join(read)
+    raise AssertionError(f"{text!r} was not said:\n{''.join(read)}")
+
+
 def compared_metrics(workdir: Path) -> list[dict]:
     """The lines of a run's metrics without what depends on the clock."""
     return [{k: line[k] for k in COMPARED if k in line} for line in read_metrics(workdir)]

@@ -5,7 +5,9 @@ from runs import finish, finish_many, read_metrics
 
 SHORT = ("--config.training.steps=6", "--config.training.eval_epochs=0.4")
 SHORT += ("--config.evaluation.report=", "--config.data.text_length=40")
-FIGURES = ("loss", "gradient_norm", "learning_rate", "R1", "mAP", "mINP")
+# Sums in another order: relative for the loss, in percent points for a rank that may turn.
+NEAR = {"loss": {"rel": 1e-6}, "gradient_norm": {"rel": 1e-3}, "learning_rate": {"rel": 0}}
+NEAR |= dict.fromkeys(("R1", "mAP", "mINP"), {"abs": 0.1})
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +17,7 @@ def alone(data, tmp_path_factory):
     return read_metrics(workdir)
 
 
-@pytest.mark.parametrize(("processes", "devices"), [(2, 2), pytest.param(4, 1)])
+@pytest.mark.parametrize(("processes", "devices"), [(2, 2), (4, 1)])
 def test_several_processes_compute_what_one_does(data, alone, tmp_path, processes, devices):
     outputs = finish_many("finetune", data, tmp_path, *SHORT, processes=processes, devices=devices)
     assert f"{processes * devices} cpu device(s)" in outputs[0]
@@ -24,5 +26,5 @@ def test_several_processes_compute_what_one_does(data, alone, tmp_path, processe
     assert len(lines) == len(alone) == 7
     for line, reference in zip(lines, alone, strict=True):
         assert (line["step"], line["kind"]) == (reference["step"], reference["kind"])
-        for name in set(FIGURES) & set(reference):
-            assert line[name] == pytest.approx(reference[name], rel=2e-6, abs=0.02), name
+        for name in set(NEAR) & set(reference):
+            assert line[name] == pytest.approx(reference[name], **NEAR[name]), name
