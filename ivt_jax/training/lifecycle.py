@@ -87,17 +87,17 @@ class Lifecycle:
         With several processes a signal waits for the batch, as the others do.
         """
         self.enter("data", step)
-        with contextlib.ExitStack() as block:
-            if self._agreement is None:
-                block.enter_context(contextlib.suppress(Interrupted))
-                block.enter_context(self._stop.waiting())
-            strike("data.wait", step, process=cluster.process())
-            batch = read()
-            self.enter("step", step)
-            strike("step", step, process=cluster.process())
-            return batch
-        self.signal = self._stop.signal
-        return None
+        try:
+            alone = self._agreement is None
+            with self._stop.waiting() if alone else contextlib.nullcontext():
+                strike("data.wait", step, process=cluster.process())
+                batch = read()
+        except Interrupted:
+            self.signal = self._stop.signal
+            return None
+        self.enter("step", step)
+        strike("step", step, process=cluster.process())
+        return batch
 
     def agree(self) -> str:
         """After a step was given to the devices: sets `signal`; a sentence if a process is slow.
