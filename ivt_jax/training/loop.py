@@ -75,7 +75,7 @@ def train(
 
     with (
         jax.set_mesh(mesh),
-        Checkpoints(workdir, keep=config.training.keep) as checkpoints,
+        Checkpoints(workdir, keep=config.training.keep, config=config.to_dict()) as checkpoints,
         StopRequest() as stop,
     ):
         state = checkpoints.restore_newest(shapes, shardings)
