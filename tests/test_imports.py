@@ -49,6 +49,7 @@ LEVELS = {
     "ivt_jax": 6,  # the package itself: names of the public API, resolved lazily
     "ivt_jax.prepare": 6,
     "ivt_jax.verify": 6,
+    "ivt_jax.verify_run": 6,
     "ivt_jax.evaluate": 6,
     "ivt_jax.export": 6,
     "ivt_jax.doctor": 7,

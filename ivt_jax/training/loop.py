@@ -25,6 +25,7 @@ from ivt_jax.training.transfer import initial_params
 # Fields that change how a run is watched or fed, not what it computes.
 _FREE = ("data.workers", "data.threads", "data.prefetch", "data.cache_gib", "training.keep")
 _FREE += ("training.log_steps", "training.stop_after", "mesh.data", "mesh.fsdp", "data.directory")
+_FREE += ("training.changed_config",)
 
 
 def train(
@@ -49,7 +50,7 @@ def train(
     validate(config, device_count=jax.device_count(), workdir=workdir)
     chief = jax.process_index() == 0
     data = open_data(config, views=views)
-    _claim(workdir, config, data)
+    changed = _claim(workdir, config, data)
     epoch_steps = max(data.epoch_entries // config.training.batch_size, 1)
     total_steps = config.training.steps or round(config.training.epochs * epoch_steps)
 
@@ -80,7 +81,9 @@ def train(
     ):
         state = checkpoints.restore_newest(shapes, shardings)
         if state is not None:
-            note = f"resumed at step {int(state.step)}"
+            note = "\n  ".join([f"resumed at step {int(state.step)}", *changed])
+            if config.training.changed_config == "accept":
+                _store(workdir, config)  # only now: the checkpoint fits it
         else:
             params, note = initial_params(
                 model_config, tokenizer=data.tokenizer, seed=config.seed, **config.init
@@ -141,29 +144,36 @@ def train(
     return {name: float(value) for name, value in metrics.items()}
 
 
-def _claim(workdir: Path, config: ConfigDict, data: Data) -> None:
-    """Writes config.json and vocab.txt, or checks that a run already there is the same."""
+def _claim(workdir: Path, config: ConfigDict, data: Data) -> list[str]:
+    """Writes config.json and vocab.txt, or checks that a run already there is the same.
+
+    Returns lines on what differs and may.
+    """
     file = workdir / "config.json"
-    if file.is_file():
-        changed = [
-            line
-            for line in compare(from_json(file.read_text()), config)
-            if line.split(":")[0] not in _FREE
-        ]
-        if (workdir / "vocab.txt").read_bytes() != data.tokenizer.path.read_bytes():
-            changed.append(f"the vocabulary: vocab.txt there -> {data.tokenizer.path}")
-        if changed:
-            raise UserError(
-                f"{workdir} holds a run with another configuration:\n  "
-                + "\n  ".join(changed)
-                + "\nUse another --workdir, or the same values to resume it."
-            )
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "vocab.txt").write_bytes(data.tokenizer.path.read_bytes())
-    written = file.with_suffix(".tmp")
+    if not file.is_file():
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "vocab.txt").write_bytes(data.tokenizer.path.read_bytes())
+        _store(workdir, config)
+        return []
+    changed = compare(from_json(file.read_text()), config)
+    refused = [line for line in changed if line.split(":")[0] not in _FREE]
+    cure = "Use another --workdir, or the same values to resume it"
+    if config.training.changed_config == "accept":
+        refused = []
+    elif refused:
+        cure += "; --config.training.changed_config=accept goes on with the new ones"
+    if (workdir / "vocab.txt").read_bytes() != data.tokenizer.path.read_bytes():
+        refused.append(f"the vocabulary: vocab.txt there -> {data.tokenizer.path}")
+    if refused:
+        lines = "\n  ".join(refused)
+        raise UserError(f"{workdir} holds a run with another configuration:\n  {lines}\n{cure}.")
+    return [f"changed: {line}" for line in changed]
+
+
+def _store(workdir: Path, config: ConfigDict) -> None:
+    written = workdir / "config.tmp"
     written.write_text(resolved_json(config))
-    written.replace(file)
+    written.replace(workdir / "config.json")
 
 
 def _make_optimizer(config: ConfigDict, total_steps: int, epoch_steps: int):

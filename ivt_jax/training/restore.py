@@ -54,7 +54,7 @@ def read_arrays(run: Path, step: int, target: dict[str, Any]) -> dict[str, Any]:
                 "go unnoticed. The next one saved has them.",
                 folder,
             )
-            saved = leaves_of({i: reader.metadata(folder / i).item_metadata.tree for i in target})
+            saved = leaves_of({item: saved_tree(folder / item) for item in target})
         faults = integrity.misfits(leaves_of(target), saved)
         if faults:
             raise UserError(
@@ -63,6 +63,11 @@ def read_arrays(run: Path, step: int, target: dict[str, Any]) -> dict[str, Any]:
                 + "\nUse another --workdir, or put back config.json if it was changed."
             )
         return {item: reader.restore(folder / item, tree) for item, tree in target.items()}
+
+
+def saved_tree(item: Path):
+    """Shapes and types of an item of arrays, as Orbax wrote them beside it."""
+    return ocp.StandardCheckpointHandler().metadata(item).tree
 
 
 def leaves_of(tree) -> dict[str, Leaf]:
