@@ -42,7 +42,7 @@ def reference(array: np.ndarray) -> int:
     return sum(mix(word ^ place) for word, place in zip(words, places, strict=True)) % 2**32
 
 
-def values(tree) -> dict[str, int]:
+def values(tree) -> dict[str, int | None]:
     return {name: leaf.fingerprint for name, leaf in fingerprints(tree)[0].items()}
 
 

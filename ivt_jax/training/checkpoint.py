@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from ivt_jax.config import from_json
 from ivt_jax.errors import EXIT_CANNOT_WRITE, UserError
 from ivt_jax.training import integrity, steps
-from ivt_jax.training.faults import strike
+from ivt_jax.training.faults import fill_disk, strike
 from ivt_jax.training.integrity import RECORD, Damaged
 from ivt_jax.training.restore import (
     agree,
@@ -100,7 +100,9 @@ class Checkpoints:
         """
         self._settle()
         self._step = step = int(state.step)
-        strike("save.begin", step, process=jax.process_index())
+        process = jax.process_index()
+        strike("save.begin", step, process=process)
+        fill_disk(strike("save.full", step, process=process))
         items = {"config": self._config, "metrics": {"score": -1.0, **metrics}}
         arrays = {"params": state.params, "optimizer": state.opt_state}
         leaves, broken = integrity.fingerprints(arrays)
