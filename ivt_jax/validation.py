@@ -95,6 +95,7 @@ RULES: dict[str, Rule] = {
     "optimizer.momentum": _SHARE,
     "optimizer.beta1": _SHARE,
     "optimizer.beta2": _SHARE,
+    "training.changed_config": _one_of("refuse", "accept"),
     "schedule.name": _one_of("official", "cosine", "constant"),
     "evaluation.select": _one_of("val", "test"),
     "evaluation.report": _one_of("val", "test", ""),

@@ -34,7 +34,7 @@ SMALL = [
 ]
 COMPARED = ("step", "kind", "loss", "learning_rate", "gradient_norm", "R1", "mAP")
 STEPS = 60
-LONG = (f"--config.training.steps={STEPS}", "--config.training.save_epochs=0.4")  # each 3 steps
+LONG = (f"--config.training.steps={STEPS}", "--config.training.save_epochs=0.4")  # each 4 steps
 PATIENCE = 300  # seconds until a process counts as hung, on a loaded machine
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import resource
 import signal
 import time
 
@@ -71,3 +72,10 @@ def strike(point: str, step: int | None = None, *, process: int = 0) -> bool:
             case "spoil":
                 spoil = True
     return spoil
+
+
+def fill_disk(full: bool) -> None:
+    """Lets no file of this process grow any more, or lets them again; nothing without IVT_FAULT."""
+    if _FAULTS is not None:
+        unlimited = resource.RLIM_INFINITY
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024 if full else unlimited, unlimited))

@@ -37,6 +37,7 @@ from ivt_jax.training.transfer import initial_params
 _FREE = ("data.workers", "data.threads", "data.prefetch", "data.cache_gib", "training.keep")
 _FREE += ("training.log_steps", "training.stop_after", "mesh.data", "mesh.fsdp", "data.directory")
 _FREE += ("watchdog.startup", "watchdog.step", "watchdog.step_limit", "watchdog.data")
+_FREE += ("training.changed_config",)
 
 
 def train(
@@ -79,8 +80,7 @@ def _train(
         validate(config, device_count=jax.device_count(), workdir=workdir)
         data = open_data(config, views=views)
     with together("work directory"):
-        if chief:
-            _claim(workdir, config, data)
+        changed = _claim(workdir, config, data) if chief else []
     epoch_steps = max(data.epoch_entries // config.training.batch_size, 1)
     total_steps = config.training.steps or round(config.training.epochs * epoch_steps)
 
@@ -107,12 +107,14 @@ def _train(
 
     with (
         jax.set_mesh(mesh),
-        Checkpoints(workdir, keep=config.training.keep) as checkpoints,
+        Checkpoints(workdir, keep=config.training.keep, config=config.to_dict()) as checkpoints,
     ):
         strike("startup.restore", process=process())
         state = checkpoints.restore_newest(shapes, shardings)
         if state is not None:
-            note = f"resumed at step {int(state.step)}"
+            note = "\n  ".join([f"resumed at step {int(state.step)}", *changed])
+            if chief and config.training.changed_config == "accept":
+                _store(workdir, config)  # only now: the checkpoint fits it
         else:
             params, note = initial_params(
                 model_config, tokenizer=data.tokenizer, seed=config.seed, **config.init
@@ -196,29 +198,36 @@ def _disagreement(theirs: str, config: ConfigDict) -> UserError:
     return UserError("\n  ".join(lines))
 
 
-def _claim(workdir: Path, config: ConfigDict, data: Data) -> None:
-    """Writes config.json and vocab.txt, or checks that a run already there is the same."""
+def _claim(workdir: Path, config: ConfigDict, data: Data) -> list[str]:
+    """Writes config.json and vocab.txt, or checks that a run already there is the same.
+
+    Returns lines on what differs and may.
+    """
     file = workdir / "config.json"
-    if file.is_file():
-        changed = [
-            line
-            for line in compare(from_json(file.read_text()), config)
-            if line.split(":")[0] not in _FREE
-        ]
-        if (workdir / "vocab.txt").read_bytes() != data.tokenizer.path.read_bytes():
-            changed.append(f"the vocabulary: vocab.txt there -> {data.tokenizer.path}")
-        if changed:
-            raise UserError(
-                f"{workdir} holds a run with another configuration:\n  "
-                + "\n  ".join(changed)
-                + "\nUse another --workdir, or the same values to resume it."
-            )
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "vocab.txt").write_bytes(data.tokenizer.path.read_bytes())
-    written = file.with_suffix(".tmp")
+    if not file.is_file():
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "vocab.txt").write_bytes(data.tokenizer.path.read_bytes())
+        _store(workdir, config)
+        return []
+    changed = compare(from_json(file.read_text()), config)
+    refused = [line for line in changed if line.split(":")[0] not in _FREE]
+    cure = "Use another --workdir, or the same values to resume it"
+    if config.training.changed_config == "accept":
+        refused = []
+    elif refused:
+        cure += "; --config.training.changed_config=accept goes on with the new ones"
+    if (workdir / "vocab.txt").read_bytes() != data.tokenizer.path.read_bytes():
+        refused.append(f"the vocabulary: vocab.txt there -> {data.tokenizer.path}")
+    if refused:
+        lines = "\n  ".join(refused)
+        raise UserError(f"{workdir} holds a run with another configuration:\n  {lines}\n{cure}.")
+    return [f"changed: {line}" for line in changed]
+
+
+def _store(workdir: Path, config: ConfigDict) -> None:
+    written = workdir / "config.tmp"
     written.write_text(resolved_json(config))
-    written.replace(file)
+    written.replace(workdir / "config.json")
 
 
 def _make_optimizer(config: ConfigDict, total_steps: int, epoch_steps: int):
