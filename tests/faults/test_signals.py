@@ -33,7 +33,7 @@ def test_a_second_job_is_refused_a_second_signal_leaves_at_once_and_the_lock_is_
 
     output = finish("pretrain", data, tmp_path, *LONG, "--config.training.stop_after=1")
     assert f"took over a lock left behind by process {first.pid}" in output
-    assert "resumed at step 6" in output
+    assert "resumed at step 4" in output, output
     assert not (tmp_path / FILE).exists()
 
 
@@ -67,7 +67,7 @@ def test_a_signal_while_data_is_awaited_saves_the_last_step(data, tmp_path):
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 143, output
     assert "step 5 of 60 is saved" in output
-    assert saved_steps(tmp_path) == [3, 5]
+    assert saved_steps(tmp_path) == [4, 5]
     assert time.monotonic() - began < 60
 
 
