@@ -168,17 +168,19 @@ def check_shared(workdir: Path) -> None:
         if is_first():
             workdir.mkdir(parents=True, exist_ok=True)
             file.touch()
-    with together("shared seen"):
-        deadline = time.monotonic() + _LOOK
-        while not file.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        if not file.exists():
-            raise UserError(
-                f"on {socket.gethostname()}, {workdir.absolute()} is not the folder that process 0 "
-                "writes to. All processes of a run need one shared --workdir."
-            )
-    if is_first():
-        file.unlink()
+    try:
+        with together("shared seen"):
+            deadline = time.monotonic() + _LOOK
+            while not file.exists() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            if not file.exists():
+                raise UserError(
+                    f"on {socket.gethostname()}, {workdir.absolute()} is not the folder that "
+                    "process 0 writes to. All processes of a run need one shared --workdir."
+                )
+    finally:
+        if is_first():
+            file.unlink()
 
 
 def to_first(name: str, lines: list[str]) -> list[str]:

@@ -186,6 +186,7 @@ def _train(
             batches.close()
             checkpoints.wait()
             cut = sum(map(int, exchange("cut texts", str(cut))))
+            data.list_bad([], workdir / "substituted.jsonl", log.say)
             step = int(state.step)
             if life.signal is not None and step < total_steps:
                 raise UserError(
