@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from ivt_jax.errors import UserError
+from ivt_jax.training.rollcall import Place
 from ivt_jax.validation import (
     MIXTURE,
     ConfigError,
@@ -44,6 +45,16 @@ __all__ = [
     "resolved_json",
     "validate",
 ]
+
+# Flags of a run on several hosts, which never enter the configuration: name -> field of Place,
+# and what --help says.
+_PLACE = {
+    "coordinator": ("coordinator", "HOST:PORT of process 0, where no cluster tells it"),
+    "num_processes": ("processes", "N processes in all; 1 = alone, whatever is found out"),
+    "process_id": ("process", "the number of this one, from 0 to N - 1"),
+    "join_timeout": ("join_timeout", "seconds to wait for the others at the start"),
+    "heartbeat_timeout": ("heartbeat_timeout", "seconds after which a silent process is dead"),
+}
 
 
 def load_config(file: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
@@ -181,12 +192,13 @@ def compare(saved: ConfigDict, current: ConfigDict) -> list[str]:
     ]
 
 
-def parse_command_line(argv: Sequence[str], *, usage: str) -> tuple[ConfigDict, str]:
+def parse_command_line(argv: Sequence[str], *, usage: str) -> tuple[ConfigDict, str, Place]:
     """Reads `--config=FILE[:VARIANTS]`, `--config.FIELD=VALUE` ... and `--workdir=FOLDER`.
 
     `argv` has no program name; `--flag value` works too, and the last of equal flags counts.
-    `usage` heads the text that `--help` prints. Returns the checked configuration and the work
-    directory; any fault ends the process with code 2 after one list of all of them on stderr.
+    `usage` heads the text that `--help` prints. Returns the checked configuration, the work
+    directory, and the place of this process among those of the run; any fault ends the process
+    with code 2 after one list of all of them on stderr.
     """
     if {"--help", "-h", "-help"} & set(argv):
         print(_help(usage))
@@ -205,10 +217,26 @@ def parse_command_line(argv: Sequence[str], *, usage: str) -> tuple[ConfigDict, 
         faults.append(Fault("--workdir", "is missing; a folder for checkpoints and logs"))
     elif Path(workdir).exists() and not Path(workdir).is_dir():
         faults.append(Fault("--workdir", f"{workdir} is a file; name a folder"))
+    place, place_faults = _place(settings)
+    faults += place_faults
     if faults:
         print(f"error: {ConfigError(faults)}", file=sys.stderr)
         raise SystemExit(2)
-    return config, workdir
+    return config, workdir, place
+
+
+def _place(settings: dict[str, str]) -> tuple[Place, list[Fault]]:
+    values, faults = {}, []
+    for flag, (field, _) in _PLACE.items():
+        text = settings.get(flag)
+        if text is None:
+            continue
+        if flag != "coordinator" and not text.isdigit():
+            faults.append(Fault(f"--{flag}", f"must be a whole number (got {text!r})"))
+        else:
+            values[field] = text if flag == "coordinator" else int(text)
+    place = Place(**values)
+    return place, faults or [Fault(*fault) for fault in place.faults()]
 
 
 def _split(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[Fault]]:
@@ -222,7 +250,7 @@ def _split(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[Fault]]:
                 Fault(argument, "is no flag; flags are --config, --config.* and --workdir")
             )
             continue
-        if name not in ("config", "workdir") and not name.startswith("config."):
+        if name not in ("config", "workdir", *_PLACE) and not name.startswith("config."):
             faults.append(Fault(f"--{name}", f"is no flag; {_nearest_flag(name)}"))
             if not equals and rest and not rest[0].startswith("-"):
                 rest.pop(0)
@@ -238,13 +266,15 @@ def _split(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[Fault]]:
 
 def _nearest_flag(name: str) -> str:
     fields = [f"--config.{field}" for field in leaves(base.get_config())]
-    return nearest(f"--{name}", ["--config", "--workdir", *fields])
+    return nearest(f"--{name}", ["--config", "--workdir", *(f"--{f}" for f in _PLACE), *fields])
 
 
 def _help(usage: str) -> str:
     rows = [
         "  --config=FILE[:VARIANTS]  the run, for example configs/demo.py; the file is executed",
         "  --workdir=FOLDER  checkpoints and logs; an interrupted run there is continued",
+        "  Several hosts (TPU pods, Slurm and the like are found out; docs/pods.md):",
+        *(f"    {f'--{flag}=...':<24}{words}" for flag, (_, words) in _PLACE.items()),
         "  --config.FIELD=VALUE  changes one value; the fields, their defaults in configs/base.py:",
     ]
     defaults = leaves(base.get_config())

@@ -111,7 +111,8 @@ for _rule, _fields in {
     _NOT_NEGATIVE: "data.pad data.workers data.cache_gib optimizer.bias_factor"
     " optimizer.weight_decay optimizer.clip_norm schedule.warmup_epochs schedule.start_rate"
     " schedule.floor_rate schedule.first_epoch training.steps training.eval_epochs"
-    " training.save_epochs training.stop_after",
+    " training.save_epochs training.stop_after watchdog.startup watchdog.step watchdog.step_limit"
+    " watchdog.data",
     _POSITIVE: "model.kernel_deviation objective.epsilon optimizer.learning_rate"
     " optimizer.epsilon training.epochs",
 }.items():

@@ -62,6 +62,7 @@ def strike(point: str, step: int | None = None, *, process: int = 0) -> bool:
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "sleep":
+                print(f"{VARIABLE} sleeps at {point}, step {step}", flush=True)
                 while True:
                     time.sleep(3600)
             case "slow":

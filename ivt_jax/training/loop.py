@@ -1,5 +1,7 @@
 """train(): the one loop of both stages, read from top to bottom."""
 
+import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,16 @@ from ivt_jax.errors import UserError
 from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.retrieval.evaluate import encode_split, make_encoders, score, truncation_note
 from ivt_jax.training.checkpoint import Checkpoints
-from ivt_jax.training.lifecycle import StopRequest
+from ivt_jax.training.cluster import (
+    check_shared,
+    exchange,
+    from_first,
+    is_first,
+    process,
+    together,
+)
+from ivt_jax.training.faults import strike
+from ivt_jax.training.lifecycle import Interrupted, Lifecycle
 from ivt_jax.training.optimizer import make_optimizer, make_schedule
 from ivt_jax.training.setup import Data, open_data
 from ivt_jax.training.sharding import BATCH, REPLICATED, make_mesh, to_global
@@ -25,6 +36,7 @@ from ivt_jax.training.transfer import initial_params
 # Fields that change how a run is watched or fed, not what it computes.
 _FREE = ("data.workers", "data.threads", "data.prefetch", "data.cache_gib", "training.keep")
 _FREE += ("training.log_steps", "training.stop_after", "mesh.data", "mesh.fsdp", "data.directory")
+_FREE += ("watchdog.startup", "watchdog.step", "watchdog.step_limit", "watchdog.data")
 _FREE += ("training.changed_config",)
 
 
@@ -47,15 +59,34 @@ def train(
         (exit code 3), or a signal asked to stop (130 or 143, after saving).
     """
     workdir = Path(workdir)
-    validate(config, device_count=jax.device_count(), workdir=workdir)
-    chief = jax.process_index() == 0
-    data = open_data(config, views=views)
-    changed = _claim(workdir, config, data)
+    check_shared(workdir)
+    with Lifecycle(workdir, **config.watchdog) as life:
+        return _train(config, workdir, life, make_objective=make_objective, views=views)
+
+
+def _train(
+    config: ConfigDict,
+    workdir: Path,
+    life: Lifecycle,
+    *,
+    make_objective: Callable,
+    views: tuple[str, ...],
+) -> dict[str, float]:
+    ours, chief = resolved_json(config), is_first()
+    theirs = from_first("configuration", ours)
+    with together("setup"):
+        if theirs != ours:
+            raise _disagreement(theirs, config)
+        validate(config, device_count=jax.device_count(), workdir=workdir)
+        data = open_data(config, views=views)
+    with together("work directory"):
+        changed = _claim(workdir, config, data) if chief else []
     epoch_steps = max(data.epoch_entries // config.training.batch_size, 1)
     total_steps = config.training.steps or round(config.training.epochs * epoch_steps)
 
     model_config = IVTConfig(**config.model)
     mesh = make_mesh(**config.mesh)
+    life.connect(mesh)
     graphdef, _ = split_model(model_config)
     schedule, optimizer = _make_optimizer(config, total_steps, epoch_steps)
     shapes, shardings = abstract_state(model_config, optimizer, mesh=mesh)
@@ -72,17 +103,17 @@ def train(
         in_shardings=(shardings, batch_sharding, replicated),
         out_shardings=(shardings, replicated),
     )
-    evaluator = _Evaluator(config, data, make_encoders(graphdef, mesh))
+    evaluator = _Evaluator(config, data, make_encoders(graphdef, mesh), life)
 
     with (
         jax.set_mesh(mesh),
         Checkpoints(workdir, keep=config.training.keep, config=config.to_dict()) as checkpoints,
-        StopRequest() as stop,
     ):
+        strike("startup.restore", process=process())
         state = checkpoints.restore_newest(shapes, shardings)
         if state is not None:
             note = "\n  ".join([f"resumed at step {int(state.step)}", *changed])
-            if config.training.changed_config == "accept":
+            if chief and config.training.changed_config == "accept":
                 _store(workdir, config)  # only now: the checkpoint fits it
         else:
             params, note = initial_params(
@@ -104,18 +135,30 @@ def train(
         window = _Window(config.training.batch_size, data)
         with Telemetry(workdir, start_step=first, total_steps=total_steps, quiet=not chief) as log:
             _introduce(log, config, data, shapes, epoch_steps, total_steps, note)
-            metrics, due, cut = {}, None, 0
+            strike("startup.compile", process=process())
+            if life.note:
+                log.say(life.note)
+            metrics, due, cut, saved = {}, None, 0, first
             for step in range(first + 1, last + 1):
-                batch = window.next(batches)
+                batch = life.next(functools.partial(window.next, batches), step)
+                if batch is None:  # a signal came first
+                    if step - 1 > saved:
+                        _log(log, step - 1, metrics, window, schedule)
+                        _refuse_divergence(step - 1, metrics)
+                        checkpoints.save(state, metrics={})
+                    break
                 cut += data.report(batch, workdir / "substituted.jsonl", log.say)
                 state, metrics = step_function(state, to_global(mesh, batch), key)
+                slow = life.agree()
+                if slow:
+                    log.say(slow)
                 window.steps += 1
                 # Read one step late, so that the device never waits for the host.
                 if due:
                     _log(log, *due, window, schedule)
                     _refuse_divergence(*due)
                     due = None
-                stopping = stop.signal is not None or step == last
+                stopping = life.signal is not None or step == last
                 evaluate = step == total_steps or (eval_steps and step % eval_steps == 0)
                 save = stopping or (save_steps and step % save_steps == 0)
                 if evaluate or save:
@@ -123,25 +166,36 @@ def train(
                     # Before anything is saved or scored: a diverged state is neither.
                     _refuse_divergence(step, metrics)
                     scores = evaluator(state.params, step, log) if evaluate else {}
+                    stopping = stopping or life.signal is not None
+                    life.enter("save", step)
                     checkpoints.save(state, metrics=scores)
+                    saved = step
+                    life.pause()
                     window.restart()
                 elif step % config.training.log_steps == 0:
                     due = (step, metrics)
                 if stopping:
                     break
+            life.enter("save", int(state.step))
             batches.close()
             checkpoints.wait()
+            cut = sum(map(int, exchange("cut texts", str(cut))))
             step = int(state.step)
-            if stop.signal is not None and step < total_steps:
+            if life.signal is not None and step < total_steps:
                 raise UserError(
-                    f"stopped by {stop.signal.name}; step {step} of {total_steps} is saved in "
+                    f"stopped by {life.signal.name}; step {step} of {total_steps} is saved in "
                     f"{workdir}.\nThe same command goes on from there.",
-                    exit_code=143 if stop.signal.name == "SIGTERM" else 130,
+                    exit_code=128 + life.signal,
                 )
             log.say(f"step {step} of {total_steps} is saved in {workdir}")
             if cut:
                 log.say(f"{cut} texts were longer than data.text_length and were cut")
     return {name: float(value) for name, value in metrics.items()}
+
+
+def _disagreement(theirs: str, config: ConfigDict) -> UserError:
+    lines = ["another configuration than that of process 0:", *compare(from_json(theirs), config)]
+    return UserError("\n  ".join(lines))
 
 
 def _claim(workdir: Path, config: ConfigDict, data: Data) -> list[str]:
@@ -253,7 +307,7 @@ def _refuse_divergence(step: int, metrics: dict) -> None:
 class _Evaluator:
     """Scores the selecting split and, beside it, the reported one."""
 
-    def __init__(self, config: ConfigDict, data: Data, encoders):
+    def __init__(self, config: ConfigDict, data: Data, encoders, life: Lifecycle):
         self.sources = data.evaluation
         self.select = config.evaluation.select
         self.encode = {
@@ -263,12 +317,22 @@ class _Evaluator:
             "separator": config.data.separator,
             "batch_size": config.evaluation.batch_size,
         }
-        self.encoders = encoders
+        self.encoders = dataclasses.replace(
+            encoders,
+            image=life.interruptible(encoders.image),
+            text=life.interruptible(encoders.text),
+        )
 
     def __call__(self, params, step: int, log: Telemetry) -> dict[str, float]:
         saved = {}
-        for split, source in self.sources.items():
-            encoded = encode_split(self.encoders, params, source, **self.encode)
+        try:
+            encoded_splits = {
+                split: encode_split(self.encoders, params, source, **self.encode)
+                for split, source in self.sources.items()
+            }
+        except Interrupted:  # the resumed run evaluates again
+            return {}
+        for split, encoded in encoded_splits.items():
             if encoded.truncated:
                 cut = encoded.truncated, len(encoded.captions)
                 log.say(f"{split}: {truncation_note(*cut, length=self.encode['length'])}")

@@ -7,9 +7,11 @@ Parameters may be split over `fsdp`, the batch is split over both axes. Without 
 import re
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-BATCH = PartitionSpec(("data", "fsdp"))
+AXES = ("data", "fsdp")
+BATCH = PartitionSpec(AXES)
 REPLICATED = PartitionSpec()
 
 # Parameter path -> spec of its LAST dimensions, so a stacked layer axis in front stays whole.
@@ -33,7 +35,14 @@ def make_mesh(*, data: int, fsdp: int) -> jax.sharding.Mesh:
         raise ValueError(
             f"mesh.data={data} x mesh.fsdp={fsdp} = {data * fsdp}, but there are {count} devices"
         )
-    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    mesh = jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2)
+    order = [device.process_index for device in mesh.devices.flat]
+    if order == sorted(order):
+        return mesh
+    # A batch is cut into the shares of process 0, 1, ...: the mesh has to follow that order.
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    placed = np.array(devices).reshape(data, fsdp)
+    return jax.sharding.Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def path_name(path) -> str:
