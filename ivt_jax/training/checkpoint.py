@@ -46,7 +46,9 @@ __all__ = [
 ARRAYS = ("params", "optimizer")  # the items of arrays; the others are JSON
 FAILURES = 3  # saves in a row that may fail, the last of which ends the run
 _EXIT_NO_CHECKPOINT = 4
-_WRITE_FAULT = re.compile("RESOURCE_EXHAUSTED|PERMISSION_DENIED|No space left|OS error")
+_WRITE_FAULT = re.compile("RESOURCE_EXHAUSTED|PERMISSION_DENIED|No space left|os_error_code")
+# Loggers that print a traceback for every array of a save that failed, and how each begins.
+_DROWNING = (("asyncio", "Task exception was never retrieved"), ("absl", "[process="))
 
 
 class Checkpoints:
@@ -82,12 +84,16 @@ class Checkpoints:
         )
 
     def __enter__(self) -> "Checkpoints":
+        for name, _ in _DROWNING:
+            logging.getLogger(name).addFilter(_says_more)
         return self
 
     def __exit__(self, *_):
         if self._thread:
             self._thread.join()
         self._writer.close()
+        for name, _ in _DROWNING:
+            logging.getLogger(name).removeFilter(_says_more)
 
     def save(self, state: TrainState, *, metrics: dict[str, float]) -> None:
         """Starts an asynchronous, atomic save; `metrics` should hold `score` after evaluation.
@@ -156,6 +162,7 @@ class Checkpoints:
                 self._write_manifest(step)
                 strike("save.gc", step)
                 self._prune()
+                steps.remove_leftovers(self.run)  # a failed save may have written on for a while
         except Exception as error:
             self._fail(error)
 
@@ -293,6 +300,11 @@ class Checkpoints:
             self._write_manifest(step)
         placed = jax.device_put(jax.numpy.int32(step), target.step.sharding)
         return TrainState(placed, arrays["params"], arrays["optimizer"])
+
+
+def _says_more(record: logging.LogRecord) -> bool:
+    """Whether a line is none of those that would drown the one alarm of a failed save."""
+    return not (record.exc_info and record.getMessage().startswith(tuple(dict(_DROWNING).values())))
 
 
 def _is_write_fault(error: Exception) -> bool:

@@ -89,9 +89,10 @@ def differing(found: dict[str, Leaf], saved: dict[str, Leaf]) -> list[str]:
 
 
 def misfits(wanted: dict[str, Leaf], saved: dict[str, Leaf]) -> list[str]:
-    """Lines on every array that one side lacks, or has in another shape or type."""
+    """Lines on every array that one side lacks, or has in another shape or type; params first."""
     lines = []
-    for name in sorted(wanted.keys() | saved.keys()):
+    names = wanted.keys() | saved.keys()
+    for name in sorted(names, key=lambda name: (name.startswith("optimizer"), name)):
         here, there = (
             f"{leaf.dtype} {leaf.shape}" if leaf else "nothing"
             for leaf in (wanted.get(name), saved.get(name))
