@@ -133,6 +133,7 @@ def _defaults() -> ConfigDict:
     mesh = config.mesh = ConfigDict()
     mesh.data = -1  # devices that share the batch; -1 = all that are left
     mesh.fsdp = 1  # devices that also share the parameters; 1 = every device holds them all
+    mesh.optimizer = "params"  # its state lies as "params" | "split" over all devices (ZeRO-1)
 
     init = config.init = ConfigDict()
     init.run = ""  # run folder, or official IVT weights (.safetensors, .pth); "" = none

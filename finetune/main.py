@@ -10,7 +10,7 @@ USAGE = "python -m finetune.main --config=configs/cuhk_pedes.py --workdir=runs/c
 
 def main(argv: list[str]) -> int:
     """Checks the command line before anything heavy is imported, then trains."""
-    config, workdir = parse_command_line(argv, usage=USAGE)
+    config, workdir, machine = parse_command_line(argv, usage=USAGE)
     from finetune.objective import VIEWS, make_objective
     from ivt_jax.prepare import ensure_embedded
     from ivt_jax.training.loop import train

@@ -99,6 +99,7 @@ RULES: dict[str, Rule] = {
     "evaluation.select": _one_of("val", "test"),
     "evaluation.report": _one_of("val", "test", ""),
     "mesh.data": Rule(lambda value: value == -1 or value >= 1, "must be -1 or at least 1"),
+    "mesh.optimizer": _one_of("params", "split"),
     "init.strict": Rule(lambda value: isinstance(value, bool), "must be True or False"),
     "init.step": Rule(lambda value: value >= -1, "must be -1 or a step"),
 }
@@ -190,9 +191,13 @@ def validate(
 
 
 def find_faults(
-    config: ConfigDict, *, device_count: int | None = None, workdir: str | Path = ""
+    config: ConfigDict,
+    *,
+    device_count: int | None = None,
+    workdir: str | Path = "",
+    files: bool = True,
 ) -> list[Fault]:
-    """What `validate` raises, as a list."""
+    """What `validate` raises, as a list; without `files` nothing is looked for on disk."""
     values, defaults = leaves(config), leaves(base.get_config())
     faults = [Fault(field, unknown_key(field)) for field in values if field not in defaults]
     for field, default in defaults.items():
@@ -211,8 +216,8 @@ def find_faults(
             sentence = relation(*(sound[field] for field in fields))
             if sentence:
                 faults.append(Fault(fields[0], f"{sentence} (got {sound[fields[0]]!r})"))
-    faults += _path_faults(sound)
-    if not _steps(workdir):
+    faults += _path_faults(sound) if files else []
+    if files and not _steps(workdir):
         faults += _init_faults(sound)
     return sorted(faults)
 

@@ -10,7 +10,7 @@ USAGE = "python -m pretrain.main --config=configs/cc4m.py --workdir=runs/cc4m"
 
 def main(argv: list[str]) -> int:
     """Checks the command line before anything heavy is imported, then trains."""
-    config, workdir = parse_command_line(argv, usage=USAGE)
+    config, workdir, machine = parse_command_line(argv, usage=USAGE)
     from ivt_jax.prepare import ensure_embedded
     from ivt_jax.training.loop import train
     from pretrain.objective import VIEWS, make_objective

@@ -154,7 +154,7 @@ def test_every_parameter_has_exactly_one_rule():
     _, shapes = split_model(IVTConfig())
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
         name = path_name(path)
-        matching = [p for p, _ in sharding.RULES if re.fullmatch(p, name)]
+        matching = [p for p, *_ in sharding.RULES if re.fullmatch(p, name)]
         assert len(matching) == 1, (name, matching)
         assert len(parameter_spec(name, leaf.ndim)) == leaf.ndim
 

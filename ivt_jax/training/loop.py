@@ -6,25 +6,24 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from ivt_jax.config import compare, difference, from_json, resolved_json, validate
 from ivt_jax.errors import UserError
-from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.retrieval.evaluate import encode_split, make_encoders, score, truncation_note
 from ivt_jax.training.checkpoint import Checkpoints
 from ivt_jax.training.lifecycle import StopRequest
-from ivt_jax.training.optimizer import make_optimizer, make_schedule
+from ivt_jax.training.program import make_program
 from ivt_jax.training.setup import Data, open_data
-from ivt_jax.training.sharding import BATCH, REPLICATED, make_mesh, to_global
-from ivt_jax.training.state import abstract_state, create_state, make_step, split_model
+from ivt_jax.training.sharding import make_mesh, to_global
+from ivt_jax.training.state import create_state
 from ivt_jax.training.telemetry import Telemetry
 from ivt_jax.training.transfer import initial_params
 
 # Fields that change how a run is watched or fed, not what it computes.
 _FREE = ("data.workers", "data.threads", "data.prefetch", "data.cache_gib", "training.keep")
 _FREE += ("training.log_steps", "training.stop_after", "mesh.data", "mesh.fsdp", "data.directory")
+_FREE += ("mesh.optimizer",)
 
 
 def train(
@@ -53,40 +52,35 @@ def train(
     epoch_steps = max(data.epoch_entries // config.training.batch_size, 1)
     total_steps = config.training.steps or round(config.training.epochs * epoch_steps)
 
-    model_config = IVTConfig(**config.model)
-    mesh = make_mesh(**config.mesh)
-    graphdef, _ = split_model(model_config)
-    schedule, optimizer = _make_optimizer(config, total_steps, epoch_steps)
-    shapes, shardings = abstract_state(model_config, optimizer, mesh=mesh)
-    objective = make_objective(
+    mesh = make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
+    program = make_program(
+        config,
+        mesh=mesh,
+        make_objective=make_objective,
         views=views,
-        erase=config.data.erase,
-        masking=config.masking.to_dict(),
-        **config.objective,
+        total_steps=total_steps,
+        epoch_steps=epoch_steps,
     )
-    batch_sharding, replicated = NamedSharding(mesh, BATCH), NamedSharding(mesh, REPLICATED)
-    step_function = jax.jit(
-        make_step(objective, graphdef, optimizer, accumulate=config.training.accumulate),
-        donate_argnums=0,
-        in_shardings=(shardings, batch_sharding, replicated),
-        out_shardings=(shardings, replicated),
-    )
-    evaluator = _Evaluator(config, data, make_encoders(graphdef, mesh))
+    evaluator = _Evaluator(config, data, make_encoders(program.graphdef, mesh))
 
     with (
         jax.set_mesh(mesh),
         Checkpoints(workdir, keep=config.training.keep) as checkpoints,
         StopRequest() as stop,
     ):
-        state = checkpoints.restore_newest(shapes, shardings)
+        state = checkpoints.restore_newest(program.shapes, program.shardings)
         if state is not None:
             note = f"resumed at step {int(state.step)}"
         else:
             params, note = initial_params(
-                model_config, tokenizer=data.tokenizer, seed=config.seed, **config.init
+                program.model, tokenizer=data.tokenizer, seed=config.seed, **config.init
             )
             state = create_state(
-                model_config, optimizer, shardings=shardings, seed=config.seed, params=params
+                program.model,
+                program.optimizer,
+                shardings=program.shardings,
+                seed=config.seed,
+                params=params,
             )
         first = int(state.step)
         batches = data.batches(config, start_step=first)
@@ -100,23 +94,23 @@ def train(
             last = min(last, first + config.training.stop_after)
         window = _Window(config.training.batch_size, data)
         with Telemetry(workdir, start_step=first, total_steps=total_steps, quiet=not chief) as log:
-            _introduce(log, config, data, shapes, epoch_steps, total_steps, note)
+            _introduce(log, config, data, program.shapes, epoch_steps, total_steps, note)
             metrics, due, cut = {}, None, 0
             for step in range(first + 1, last + 1):
                 batch = window.next(batches)
                 cut += data.report(batch, workdir / "substituted.jsonl", log.say)
-                state, metrics = step_function(state, to_global(mesh, batch), key)
+                state, metrics = program.step(state, to_global(mesh, batch), key)
                 window.steps += 1
                 # Read one step late, so that the device never waits for the host.
                 if due:
-                    _log(log, *due, window, schedule)
+                    _log(log, *due, window, program.schedule)
                     _refuse_divergence(*due)
                     due = None
                 stopping = stop.signal is not None or step == last
                 evaluate = step == total_steps or (eval_steps and step % eval_steps == 0)
                 save = stopping or (save_steps and step % save_steps == 0)
                 if evaluate or save:
-                    _log(log, step, metrics, window, schedule)
+                    _log(log, step, metrics, window, program.schedule)
                     # Before anything is saved or scored: a diverged state is neither.
                     _refuse_divergence(step, metrics)
                     scores = evaluator(state.params, step, log) if evaluate else {}
@@ -164,20 +158,6 @@ def _claim(workdir: Path, config: ConfigDict, data: Data) -> None:
     written = file.with_suffix(".tmp")
     written.write_text(resolved_json(config))
     written.replace(file)
-
-
-def _make_optimizer(config: ConfigDict, total_steps: int, epoch_steps: int):
-    options = config.optimizer.to_dict()
-    peak, bias_factor = options.pop("learning_rate"), options.pop("bias_factor")
-    schedules = [
-        make_schedule(
-            peak=rate, total_steps=total_steps, epoch_steps=epoch_steps, **config.schedule
-        )
-        for rate in (peak, peak * bias_factor)
-    ]
-    return schedules[0], make_optimizer(
-        schedule=schedules[0], bias_schedule=schedules[1], **options
-    )
 
 
 def _introduce(log, config, data, shapes, epoch_steps, total_steps, note) -> None:

@@ -35,11 +35,15 @@ def random_params(config: IVTConfig, key) -> dict:
 
 
 def abstract_state(
-    config: IVTConfig, optimizer: optax.GradientTransformation, *, mesh
+    config: IVTConfig,
+    optimizer: optax.GradientTransformation,
+    *,
+    mesh,
+    optimizer_state: str = "params",
 ) -> tuple[TrainState, TrainState]:
-    """Shapes and shardings of a state, without allocating anything."""
-    shapes = jax.eval_shape(functools.partial(_build, config, optimizer), jax.random.key(0), None)
-    return shapes, state_shardings(mesh, shapes)
+    """Shapes and shardings of a state, without allocating anything; see `state_shardings`."""
+    shapes = jax.eval_shape(lambda: _build(config, optimizer, jax.random.key(0), None))
+    return shapes, state_shardings(mesh, shapes, optimizer_state=optimizer_state)
 
 
 def create_state(
