@@ -25,6 +25,7 @@ from ivt_jax.training.transfer import initial_params
 # Fields that change how a run is watched or fed, not what it computes.
 _FREE = ("data.workers", "data.threads", "data.prefetch", "data.cache_gib", "training.keep")
 _FREE += ("training.log_steps", "training.stop_after", "mesh.data", "mesh.fsdp", "data.directory")
+_FREE += ("objective.chunk",)
 
 
 def train(
@@ -66,7 +67,13 @@ def train(
     )
     batch_sharding, replicated = NamedSharding(mesh, BATCH), NamedSharding(mesh, REPLICATED)
     step_function = jax.jit(
-        make_step(objective, graphdef, optimizer, accumulate=config.training.accumulate),
+        make_step(
+            objective,
+            graphdef,
+            optimizer,
+            accumulate=config.training.accumulate,
+            accumulate_negatives=config.training.accumulate_negatives,
+        ),
         donate_argnums=0,
         in_shardings=(shardings, batch_sharding, replicated),
         out_shardings=(shardings, replicated),
