@@ -96,6 +96,7 @@ RULES: dict[str, Rule] = {
     "optimizer.beta1": _SHARE,
     "optimizer.beta2": _SHARE,
     "schedule.name": _one_of("official", "cosine", "constant"),
+    "training.accumulate_negatives": _one_of("all", "micro"),
     "evaluation.select": _one_of("val", "test"),
     "evaluation.report": _one_of("val", "test", ""),
     "mesh.data": Rule(lambda value: value == -1 or value >= 1, "must be -1 or at least 1"),
@@ -108,7 +109,7 @@ for _rule, _fields in {
     " model.mlp_ratio model.vocabulary_size model.max_text_positions data.captions_per_identity"
     " data.threads data.prefetch training.batch_size training.accumulate training.log_steps"
     " training.keep evaluation.batch_size mesh.fsdp",
-    _NOT_NEGATIVE: "data.pad data.workers data.cache_gib optimizer.bias_factor"
+    _NOT_NEGATIVE: "data.pad data.workers data.cache_gib objective.chunk optimizer.bias_factor"
     " optimizer.weight_decay optimizer.clip_norm schedule.warmup_epochs schedule.start_rate"
     " schedule.floor_rate schedule.first_epoch training.steps training.eval_epochs"
     " training.save_epochs training.stop_after",

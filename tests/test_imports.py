@@ -29,6 +29,7 @@ LEVELS = {
     "ivt_jax.data": 1,
     "ivt_jax.data.pipeline": 2,
     "ivt_jax.data.builders": 5,
+    "ivt_jax.training.accumulation": 3,
     "ivt_jax.training.lifecycle": 1,
     "ivt_jax.training.chips": 1,
     "ivt_jax.training.compiled": 1,

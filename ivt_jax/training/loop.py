@@ -23,7 +23,7 @@ from ivt_jax.training.transfer import initial_params
 # Fields that change how a run is watched or fed, not what it computes.
 _FREE = ("data.workers", "data.threads", "data.prefetch", "data.cache_gib", "training.keep")
 _FREE += ("training.log_steps", "training.stop_after", "mesh.data", "mesh.fsdp", "data.directory")
-_FREE += ("mesh.optimizer",)
+_FREE += ("mesh.optimizer", "objective.chunk")
 
 
 def train(

@@ -57,7 +57,13 @@ def make_program(
     )
     replicated = NamedSharding(mesh, REPLICATED)
     step = jax.jit(
-        make_step(objective, graphdef, optimizer, accumulate=config.training.accumulate),
+        make_step(
+            objective,
+            graphdef,
+            optimizer,
+            accumulate=config.training.accumulate,
+            accumulate_negatives=config.training.accumulate_negatives,
+        ),
         donate_argnums=0,
         in_shardings=(shardings, NamedSharding(mesh, BATCH), replicated),
         out_shardings=(shardings, replicated),

@@ -148,6 +148,26 @@ def batch_sharded(tree):
     return constrain(tree, BATCH)
 
 
+def per_device(function):
+    """A function of arrays (B, ...) run on each device's share of their rows, as SPMD code.
+
+    It must return arrays of one row for each of its own; without a mesh it runs on them all.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return function
+    return jax.shard_map(function, in_specs=BATCH, out_specs=BATCH)
+
+
+def all_rows(rows):
+    """Inside `per_device`: this device's rows -> those of all devices, in their order.
+
+    Its gradient is a reduce-scatter: each device gets only what belongs to its own rows.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return rows
+    return jax.lax.all_gather(rows, BATCH[0], tiled=True)
+
+
 def to_global(mesh, batch: dict) -> dict:
     """This process's share of a batch (numpy, first axis) -> global arrays on the mesh."""
     sharding = NamedSharding(mesh, BATCH)
