@@ -176,17 +176,21 @@ RELATIONS: tuple[tuple[tuple[str, ...], Callable[..., Any]], ...] = (
 
 
 def validate(
-    config: ConfigDict, *, device_count: int | None = None, workdir: str | Path = ""
+    config: ConfigDict,
+    *,
+    device_count: int | None = None,
+    workdir: str | Path = "",
+    files: bool = True,
 ) -> None:
     """Checks a resolved configuration; with `device_count` also that batches and mesh divide it.
 
     `workdir` is the folder of the run, if it is known: one that holds a checkpoint goes on from
-    there, so the run in `init.run` may be gone.
+    there, so the run in `init.run` may be gone. Without `files` nothing is looked for on disk.
 
     Raises ConfigError with every fault, by field: unknown and missing keys, types, ranges,
     choices, relations between fields, and files that must exist.
     """
-    faults = find_faults(config, device_count=device_count, workdir=workdir)
+    faults = find_faults(config, device_count=device_count, workdir=workdir, files=files)
     if faults:
         raise ConfigError(faults)
 
@@ -198,7 +202,7 @@ def find_faults(
     workdir: str | Path = "",
     files: bool = True,
 ) -> list[Fault]:
-    """What `validate` raises, as a list; without `files` nothing is looked for on disk."""
+    """What `validate` raises, as a list."""
     values, defaults = leaves(config), leaves(base.get_config())
     faults = [Fault(field, unknown_key(field)) for field in values if field not in defaults]
     for field, default in defaults.items():

@@ -9,11 +9,17 @@ USAGE = "python -m pretrain.main --config=configs/cc4m.py --workdir=runs/cc4m"
 
 
 def main(argv: list[str]) -> int:
-    """Checks the command line before anything heavy is imported, then trains."""
+    """Checks the command line before anything heavy is imported, then trains or compiles."""
     config, workdir, machine = parse_command_line(argv, usage=USAGE)
+    from pretrain.objective import VIEWS, make_objective
+
+    if machine:
+        from ivt_jax.training.dry_run import dry_run
+
+        dry_run(config, machine, make_objective=make_objective, views=VIEWS)
+        return 0
     from ivt_jax.prepare import ensure_embedded
     from ivt_jax.training.loop import train
-    from pretrain.objective import VIEWS, make_objective
 
     ensure_embedded(config.data.directory, [*config.data.mixture, config.evaluation.dataset])
     train(config, workdir, make_objective=make_objective, views=VIEWS)

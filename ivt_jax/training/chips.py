@@ -2,8 +2,12 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
+
+import numpy as np
 
 from ivt_jax.errors import UserError
+from ivt_jax.training.compiled import Collective
 
 GB, GIB = 10**9, 2**30
 
@@ -22,7 +26,6 @@ class Chip:
     ici: float
     dcn: float
     axes: int  # of its torus
-    hosts_of: int = 4  # chips in a host of a larger slice
     options: tuple[tuple[str, str], ...] = ()  # what the compiler wants to know besides
 
 
@@ -41,7 +44,7 @@ CHIPS = {
         options=_MEGACORE,
     ),
     "v5e": Chip(
-        flops=197e12, hbm=16 * GB, hbm_rate=819 * GB, ici=200 * GB, dcn=25 * GB / 8, axes=2
+        flops=197e12, hbm=16 * GIB, hbm_rate=819 * GB, ici=200 * GB, dcn=25 * GB / 8, axes=2
     ),
     "v5p": Chip(
         flops=459e12,
@@ -53,7 +56,7 @@ CHIPS = {
         options=_MEGACORE,
     ),
     "v6e": Chip(
-        flops=918e12, hbm=32 * GB, hbm_rate=1638 * GB, ici=400 * GB, dcn=100 * GB / 8, axes=2
+        flops=918e12, hbm=32 * GIB, hbm_rate=1638 * GB, ici=400 * GB, dcn=100 * GB / 8, axes=2
     ),
 }
 
@@ -87,3 +90,22 @@ def parse_target(name: str) -> Target:
     if len(shape) != axes or (chip == "cpu" and slices > 1):
         raise UserError(f"--dry_run={name}: a {chip} machine has {axes} size(s); {forms}")
     return Target(name, chip, shape, slices)
+
+
+def network_seconds(collectives: Sequence[Collective], chip: Chip, slices: np.ndarray) -> float:
+    """Seconds that rings need for the collectives of a step, none hidden behind another.
+
+    Args:
+      slices: (devices,) the slice of each place on the flattened mesh. Of a group that spans
+        slices, each chip sends its part of what its own slice holds to the others.
+    """
+    total = 0.0
+    for collective in collectives:
+        group = collective.groups[0] if collective.groups.size else np.arange(len(slices))
+        places = slices[group]
+        spanned = len(set(places.tolist()))
+        inside = len(group) / spanned
+        size = collective.runs * collective.size * (2 if collective.kind == "all-reduce" else 1)
+        total += size * (inside - 1) / inside / chip.ici
+        total += size / inside * (spanned - 1) / spanned / chip.dcn
+    return total

@@ -13,18 +13,26 @@ class StepFlops:
     """FLOPs of a step over all devices."""
 
     model: float  # forward and backward, each once: what MFU is measured by
-    executed: float  # with the forward of every block again where it is recomputed
-    once: float  # executed, with a scanned stack of blocks counted as one block
+    executed: float  # with what is computed again to save memory
+    once: float  # executed, with one block of a scanned stack and one micro-batch
 
 
 def step_flops(
-    config: IVTConfig, *, batch_size: int, views: int, image_tokens: int, text_tokens: int
+    config: IVTConfig,
+    *,
+    batch_size: int,
+    views: int,
+    image_tokens: int,
+    text_tokens: int,
+    accumulate: int = 1,
+    accumulate_negatives: str = "all",
 ) -> StepFlops:
     """FLOPs of a step on `batch_size` pairs of `views` images and texts each.
 
     image_tokens, text_tokens: what the blocks see of a sample, after masking. The loss counts as
     one matrix of products (B V, B V), its gradient as two.
     """
+    again = (config.remat == "block") + (accumulate > 1 and accumulate_negatives == "all")
     samples = batch_size * views
     rows, columns = config.grid
     patches = samples * 2 * rows * columns * config.patch_size**2 * 3 * config.width
@@ -33,13 +41,12 @@ def step_flops(
         sum(samples * _block(config, tokens, layer) for tokens in (image_tokens, text_tokens))
         for layer in range(config.depth)
     ]
-    outside = 2 * patches + 3 * loss  # images need no gradient
-    passes = 4 if config.remat == "block" else 3
+    patches *= 2 + (again > (config.remat == "block"))  # images need no gradient
     scanned = blocks[:1] if config.layers == "scan" else blocks
     return StepFlops(
-        model=outside + 3 * sum(blocks),
-        executed=outside + passes * sum(blocks),
-        once=outside + passes * sum(scanned),
+        model=patches + 3 * (loss + sum(blocks)),
+        executed=patches + 3 * loss + (3 + again) * sum(blocks),
+        once=3 * loss + (patches + (3 + again) * sum(scanned)) / accumulate,
     )
 
 

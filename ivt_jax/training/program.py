@@ -55,18 +55,12 @@ def make_program(
         masking=config.masking.to_dict(),
         **config.objective,
     )
-    replicated = NamedSharding(mesh, REPLICATED)
-    step = jax.jit(
-        make_step(
-            objective,
-            graphdef,
-            optimizer,
-            accumulate=config.training.accumulate,
-            accumulate_negatives=config.training.accumulate_negatives,
-        ),
-        donate_argnums=0,
-        in_shardings=(shardings, NamedSharding(mesh, BATCH), replicated),
-        out_shardings=(shardings, replicated),
+    step = make_step(
+        objective,
+        graphdef,
+        optimizer,
+        accumulate=config.training.accumulate,
+        accumulate_negatives=config.training.accumulate_negatives,
     )
     return Program(
         model=model,
@@ -76,7 +70,17 @@ def make_program(
         optimizer=optimizer,
         shapes=shapes,
         shardings=shardings,
-        step=step,
+        step=_jitted(step, shardings, mesh),
+    )
+
+
+def _jitted(step: Callable, shardings: TrainState, mesh: Mesh):
+    replicated = NamedSharding(mesh, REPLICATED)
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(shardings, NamedSharding(mesh, BATCH), replicated),
+        out_shardings=(shardings, replicated),
     )
 
 
