@@ -123,6 +123,7 @@ def _defaults() -> ConfigDict:
     training.eval_epochs = 1.0  # epochs between two evaluations; 0 = only at the end
     training.save_epochs = 1.0  # epochs between two checkpoints; 0 = at evaluations and the end
     training.keep = 2  # newest checkpoints kept, besides the best
+    training.profile_steps = (0, 0)  # first, last step recorded into workdir/profile; (0, 0) = none
     training.stop_after = 0  # steps after which this process saves and stops; 0 = run to the end
 
     # Retrieval during training: the best step by R1 + mAP on `select` is kept.

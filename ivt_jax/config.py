@@ -256,9 +256,9 @@ def _help(usage: str) -> str:
     rows = [
         "  --config=FILE[:VARIANTS]  the run, for example configs/demo.py; the file is executed",
         "  --workdir=FOLDER  checkpoints and logs; an interrupted run there is continued",
-        "  --dry_run=MACHINE  trains nothing: compiles the step for v5e:16x16, 4xv5e:16x16 (slices),",
-        "                     v4:8x8x8 or cpu:8 and prints memory, time and the largest batch",
-        "  --config.FIELD=VALUE  changes one value; the fields, their defaults in configs/base.py:",
+        "  --dry_run=MACHINE  compiles the step for v5e:16x16, 4xv5e:16x16 (four slices) or cpu:8",
+        "                     and prints memory, time and the largest batch; trains nothing",
+        "  --config.FIELD=VALUE  changes one value; fields and defaults, from configs/base.py:",
     ]
     defaults = leaves(base.get_config())
     for field, comment in documentation().items():

@@ -101,6 +101,10 @@ RULES: dict[str, Rule] = {
     "evaluation.report": _one_of("val", "test", ""),
     "mesh.data": Rule(lambda value: value == -1 or value >= 1, "must be -1 or at least 1"),
     "mesh.optimizer": _one_of("params", "split"),
+    "training.profile_steps": Rule(
+        lambda steps: tuple(steps) == (0, 0) or 1 <= steps[0] <= steps[1],
+        "must be (0, 0) or a first and a last step, from 1",
+    ),
     "init.strict": Rule(lambda value: isinstance(value, bool), "must be True or False"),
     "init.step": Rule(lambda value: value >= -1, "must be -1 or a step"),
 }

@@ -22,6 +22,7 @@ from ivt_jax.errors import UserError
 from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.model.masking import mask_tokens
 from ivt_jax.training.chips import CHIPS, GIB, Chip, Target, network_seconds, parse_target
+from ivt_jax.training.compilation_cache import use_compilation_cache
 from ivt_jax.training.compiled import KINDS, Traffic, read_traffic
 from ivt_jax.training.flops import StepFlops, step_flops
 from ivt_jax.training.program import batch_shapes, make_program
@@ -36,8 +37,9 @@ _NO_TPU_HERE = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 _SEARCHES = 4  # compilations at most to find the largest batch
-_OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
-_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+# Two forms: "Used 20.15G of 15.75G hbm" and "temporaries (320.15G) exceeds available HBM".
+_OUT_OF_MEMORY = re.compile(r"(?:Used |\()([\d.]+)([KMGT])(?: of|\) exceeds available HBM)")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,6 +113,7 @@ def dry_run(
       UserError: the machine or the configuration is wrong, libtpu is absent, or the step does not
         fit; the last after the largest batch that does is known.
     """
+    use_compilation_cache()
     place = Machine(config, machine)
     say(str(place))
 
@@ -374,4 +377,4 @@ def _refusal(asked: Compiled, largest: Compiled, machine: Machine) -> str:
 
 
 def _gib(size: float) -> str:
-    return f"{size / GIB:.2f} GiB"
+    return f"{size / GIB:.2f} GiB" if size > 0.1 * GIB else f"{size / 2**20:.1f} MiB"

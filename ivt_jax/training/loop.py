@@ -12,7 +12,9 @@ from ivt_jax.config import compare, difference, from_json, resolved_json, valida
 from ivt_jax.errors import UserError
 from ivt_jax.retrieval.evaluate import encode_split, make_encoders, score, truncation_note
 from ivt_jax.training.checkpoint import Checkpoints
+from ivt_jax.training.compilation_cache import use_compilation_cache
 from ivt_jax.training.lifecycle import StopRequest
+from ivt_jax.training.profiler import Profiler
 from ivt_jax.training.program import make_program
 from ivt_jax.training.setup import Data, open_data
 from ivt_jax.training.sharding import make_mesh, to_global
@@ -23,7 +25,7 @@ from ivt_jax.training.transfer import initial_params
 # Fields that change how a run is watched or fed, not what it computes.
 _FREE = ("data.workers", "data.threads", "data.prefetch", "data.cache_gib", "training.keep")
 _FREE += ("training.log_steps", "training.stop_after", "mesh.data", "mesh.fsdp", "data.directory")
-_FREE += ("mesh.optimizer", "objective.chunk")
+_FREE += ("mesh.optimizer", "objective.chunk", "training.profile_steps")
 
 
 def train(
@@ -47,6 +49,7 @@ def train(
     workdir = Path(workdir)
     validate(config, device_count=jax.device_count(), workdir=workdir)
     chief = jax.process_index() == 0
+    use_compilation_cache()
     data = open_data(config, views=views)
     _claim(workdir, config, data)
     epoch_steps = max(data.epoch_entries // config.training.batch_size, 1)
@@ -67,6 +70,7 @@ def train(
         jax.set_mesh(mesh),
         Checkpoints(workdir, keep=config.training.keep) as checkpoints,
         StopRequest() as stop,
+        Profiler(workdir / "profile", steps=tuple(config.training.profile_steps)) as profiler,
     ):
         state = checkpoints.restore_newest(program.shapes, program.shardings)
         if state is not None:
@@ -99,7 +103,10 @@ def train(
             for step in range(first + 1, last + 1):
                 batch = window.next(batches)
                 cut += data.report(batch, workdir / "substituted.jsonl", log.say)
+                profiler.before(step)
                 state, metrics = program.step(state, to_global(mesh, batch), key)
+                if note := profiler.after(step, metrics):
+                    log.say(note)
                 window.steps += 1
                 # Read one step late, so that the device never waits for the host.
                 if due:

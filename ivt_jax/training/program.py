@@ -70,11 +70,12 @@ def make_program(
         optimizer=optimizer,
         shapes=shapes,
         shardings=shardings,
-        step=_jitted(step, shardings, mesh),
+        step=jitted(step, shardings, mesh),
     )
 
 
-def _jitted(step: Callable, shardings: TrainState, mesh: Mesh):
+def jitted(step: Callable, shardings: TrainState, mesh: Mesh):
+    """The step compiled once for its mesh; the new state takes the memory of the old one."""
     replicated = NamedSharding(mesh, REPLICATED)
     return jax.jit(
         step,
