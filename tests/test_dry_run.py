@@ -24,6 +24,7 @@ from pretrain.main import main as pretrain
 from pretrain.objective import VIEWS, make_objective
 
 ROOT = Path(__file__).parent.parent
+jax.devices()  # before any dry run could ask for another number
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
     reason="libtpu is absent: pip install -r requirements-dev.txt",
@@ -75,9 +76,10 @@ def test_a_slice_of_tpus_is_compiled_for_without_one():
     assert "v5e:2x2: 4 chips on 1 host(s), mesh data=4 x fsdp=1" in said
     assert found.state == 3 * 4 * parameters(config) + 3 * 4  # params and two moments; three counts
     batch = 16 * (32 * 32 * 3 + 8 * 4 + 8 + 4)
-    assert found.state + batch <= found.arguments <= 1.3 * (found.state + batch)  # TPUs pad
+    assert found.state + batch <= found.arguments <= 1.5 * (found.state + batch)  # padded
     assert 0 < found.temporaries < found.needed < CHIPS["v5e"].hbm
     assert found.outputs < 0.01 * found.arguments, "the new state takes the place of the old"
+    assert found.traffic
     kinds = {collective.kind for collective in found.traffic.collectives}
     assert kinds == {"all-gather", "all-reduce", "reduce-scatter"}
     assert "bound by" in said and "pairs/s" in said
@@ -94,7 +96,7 @@ def test_a_batch_that_no_chip_holds_is_refused_with_the_largest_that_fits(monkey
 @needs_libtpu
 @pytest.mark.parametrize(
     ("machine", "sentence"),
-    [("v5e:3x5", "v5e:3x5 is no topology of TPUs: .*3x5"), ("v4:3x4x4", "training.batch_size")],
+    [("v5e:3x5", "v5e:3x5 is no topology of TPUs: .*3x5"), ("v4:4x4x8", "batch_size: .*; 128 is")],
 )
 def test_a_topology_that_does_not_exist_or_suit_is_an_error(machine, sentence):
     with pytest.raises(UserError, match=sentence):
@@ -161,7 +163,11 @@ def test_flops_agree_with_published_counts_and_with_the_compiler():
     assert pair.model == pair.executed > pair.once
     again = step_flops(
         dataclasses.replace(config, remat="block"),
-        **{"batch_size": 8, "views": 1, "image_tokens": 197, "text_tokens": 64, "accumulate": 4},
+        batch_size=8,
+        views=1,
+        image_tokens=197,
+        text_tokens=64,
+        accumulate=4,
     )
     assert again.executed / again.model == pytest.approx(5 / 3, rel=0.01)
 
@@ -206,8 +212,8 @@ def test_collectives_in_a_loop_count_as_often_as_they_run():
     function = jax.shard_map(
         summed, mesh=mesh, in_specs=rows, out_specs=PartitionSpec(), check_vma=False
     )
-    text = jax.jit(function).lower(np.ones((8, 16), np.float32)).compile().as_text()
-    found = {c.kind: c for c in read_traffic(text).collectives}
+    compiled = jax.jit(function).lower(np.ones((8, 16), np.float32)).compile()
+    found = {c.kind: c for c in read_traffic(str(compiled.as_text())).collectives}
     assert set(found) == {"all-reduce", "all-gather"}
     assert (found["all-reduce"].runs, found["all-reduce"].size) == (SCAN, 2 * 16 * 4)
     assert (found["all-gather"].runs, found["all-gather"].size) == (1, 8 * 16 * 4)
@@ -228,6 +234,7 @@ PROGRAM = """
   %a = f32[12,8]{1,0} get-tuple-element(%b), index=1
   %read = f32[1,8]{1,0:T(8,128)S(1)} fusion(%a, %i), kind=kLoop, calls=%fused
   %sum = f32[1,8]{1,0:T(8,128)S(1)} all-reduce(%read), replica_groups=[2,4]<=[4,2]T(1,0)
+  %again = f32[16,8]{1,0:T(8,128)S(1)} all-gather(%sum), channel_id=9, replica_groups=[1,8]<=[8]
   ROOT %next = (s32[], f32[12,8]{1,0}) tuple(%i, %a)
 }
 %condition (c: (s32[], f32[12,8])) -> pred[] {
@@ -243,21 +250,23 @@ ENTRY %main (x: f32[12,8]) -> f32[16,8] {
   %loop = (s32[], f32[12,8]{1,0}) while(%start), condition=%condition, body=%body
   %wide = f32[2,8]{1,0} slice(%x), slice={[0:2], [0:8]}
   %got = (f32[2,8], f32[16,8]) all-gather-start(%wide), replica_groups=mesh['a'=4,'b'=2] {'a','b'}
-  ROOT %done = f32[16,8]{1,0} all-gather-done(%got)
+  %done = f32[16,8]{1,0} all-gather-done(%got)
+  ROOT %same = f32[16,8]{1,0:T(8,128)S(1)} all-gather(%sum), channel_id=9, replica_groups=[1,8]<=[8]
 }
 """
 
 
 def test_a_program_is_read_in_every_form_that_compilers_print():
     traffic = read_traffic(PROGRAM)
-    gather, reduce = sorted(traffic.collectives, key=lambda c: c.kind)
+    gather, hidden, reduce = sorted(traffic.collectives, key=lambda c: (c.kind, c.channel != "got"))
+    assert (hidden.runs, hidden.channel) == (1, "9"), "one collective, named in two places"
     assert (gather.runs, gather.size, gather.groups.tolist()) == (1, 512, [list(range(8))])
     assert (reduce.runs, reduce.size) == (12, 32)
     assert reduce.groups.tolist() == [[0, 2, 4, 6], [1, 3, 5, 7]]
-    # A slice of 32 bytes is read in each round, into fast memory; 64 + 64 for the slice outside;
-    # source and destination of the gather.
-    assert traffic.memory_bytes == 12 * 32 + 128 + 64 + 512
-    assert traffic.memory_bytes_once == 32 + 128 + 64 + 512
+    # Each round reads a slice of 32 bytes and its index, into fast memory; the slice outside is
+    # read and written; the gather names source and destination.
+    assert traffic.memory_bytes == 12 * (32 + 4) + 2 * 64 + 64 + 512
+    assert traffic.memory_bytes_once == (32 + 4) + 2 * 64 + 64 + 512
 
 
 def test_time_on_the_network_by_hand():

@@ -44,7 +44,7 @@ def test_a_resumed_or_stopped_run_records_its_part(tmp_path):
 
 @pytest.fixture
 def no_cache():
-    chosen = jax.config.jax_compilation_cache_dir
+    chosen = jax.config.values["jax_compilation_cache_dir"]
     jax.config.update("jax_compilation_cache_dir", None)
     yield
     jax.config.update("jax_compilation_cache_dir", chosen)
@@ -53,11 +53,13 @@ def no_cache():
 def test_programs_are_kept_in_the_users_cache(no_cache, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     use_compilation_cache()
-    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "ivt_jax" / "xla")
+    assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path / "ivt_jax" / "xla")
     assert (tmp_path / "ivt_jax" / "xla").is_dir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     use_compilation_cache()
-    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "ivt_jax" / "xla"), "as chosen"
+    assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path / "ivt_jax" / "xla"), (
+        "as chosen"
+    )
 
 
 def test_a_cache_that_cannot_be_written_costs_a_warning(no_cache, monkeypatch, tmp_path, caplog):
@@ -68,7 +70,7 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(no_cache, monkeypatch, t
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(os, "access", lambda *_: False)
     use_compilation_cache()
-    assert jax.config.jax_compilation_cache_dir is None
+    assert jax.config.values["jax_compilation_cache_dir"] is None
     assert caplog.text.count("cannot be written") == 2
 
 
@@ -79,4 +81,4 @@ def test_a_cache_switched_off_stays_off(no_cache, monkeypatch, tmp_path):
         use_compilation_cache()
     finally:
         jax.config.update("jax_enable_compilation_cache", True)
-    assert jax.config.jax_compilation_cache_dir is None and not list(tmp_path.iterdir())
+    assert jax.config.values["jax_compilation_cache_dir"] is None and not list(tmp_path.iterdir())

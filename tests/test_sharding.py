@@ -165,7 +165,7 @@ def test_a_moment_is_split_as_far_as_its_size_allows(shape, spec):
 def compiled_collectives(shape, config=RANDOM, **changes):
     mesh, state, step, batch = jitted_step(shape, config, **changes)
     with jax.set_mesh(mesh):
-        text = step.lower(state, batch, jax.random.key(0)).compile().as_text()
+        text = str(step.lower(state, batch, jax.random.key(0)).compile().as_text())
     return collections.Counter(c.kind for c in read_traffic(text).collectives)
 
 

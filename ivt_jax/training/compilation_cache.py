@@ -13,7 +13,8 @@ def use_compilation_cache() -> None:
     JAX's own variables rule: JAX_COMPILATION_CACHE_DIR is another folder,
     JAX_ENABLE_COMPILATION_CACHE=false is none. A folder that cannot be written costs a warning.
     """
-    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+    settings = jax.config.values
+    if settings["jax_compilation_cache_dir"] or not settings["jax_enable_compilation_cache"]:
         return
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "ivt_jax", "xla")
     try:

@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -148,7 +149,7 @@ def find_devices(target: Target) -> list:
         raise UserError("a dry run for TPUs needs their compiler, libtpu: pip install 'jax[tpu]'")
     for name, value in _NO_TPU_HERE.items():
         os.environ.setdefault(name, value)
-    options = dict(CHIPS[target.chip].options)
+    options: dict[str, Any] = dict(CHIPS[target.chip].options)
     if target.slices > 1:
         options["num_slices"] = target.slices
     layout = "x".join(str(size) for size in target.shape)
