@@ -9,12 +9,18 @@ USAGE = "python -m pretrain.main --config=configs/cc4m.py --workdir=runs/cc4m"
 
 
 def main(argv: list[str]) -> int:
-    """Checks the command line before anything heavy is imported, then trains."""
-    config, workdir, place = parse_command_line(argv, usage=USAGE)
+    """Checks the command line before anything heavy is imported, then trains or compiles."""
+    config, workdir, machine, place = parse_command_line(argv, usage=USAGE)
+    from pretrain.objective import VIEWS, make_objective
+
+    if machine:
+        from ivt_jax.training.dry_run import dry_run
+
+        dry_run(config, machine, make_objective=make_objective, views=VIEWS)
+        return 0
     from ivt_jax.prepare import ensure_embedded
     from ivt_jax.training.cluster import is_first, joined, together
     from ivt_jax.training.loop import train
-    from pretrain.objective import VIEWS, make_objective
 
     with joined(place):
         with together("datasets"):

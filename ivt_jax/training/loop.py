@@ -8,12 +8,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from ivt_jax.config import compare, difference, from_json, resolved_json, validate
 from ivt_jax.errors import UserError
-from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.retrieval.evaluate import encode_split, make_encoders, score, truncation_note
 from ivt_jax.training.checkpoint import Checkpoints, saved_metrics
 from ivt_jax.training.cluster import (
@@ -24,12 +22,14 @@ from ivt_jax.training.cluster import (
     process,
     together,
 )
+from ivt_jax.training.compilation_cache import use_compilation_cache
 from ivt_jax.training.faults import strike
 from ivt_jax.training.lifecycle import Interrupted, Lifecycle
-from ivt_jax.training.optimizer import make_optimizer, make_schedule
+from ivt_jax.training.profiler import Profiler
+from ivt_jax.training.program import make_program
 from ivt_jax.training.setup import Data, open_data
-from ivt_jax.training.sharding import BATCH, REPLICATED, make_mesh, to_global
-from ivt_jax.training.state import abstract_state, create_state, make_step, split_model
+from ivt_jax.training.sharding import make_mesh, to_global
+from ivt_jax.training.state import create_state
 from ivt_jax.training.telemetry import Telemetry
 from ivt_jax.training.transfer import initial_params
 
@@ -38,6 +38,7 @@ _FREE = ("data.workers", "data.threads", "data.prefetch", "data.cache_gib", "tra
 _FREE += ("training.log_steps", "training.stop_after", "mesh.data", "mesh.fsdp", "data.directory")
 _FREE += ("watchdog.startup", "watchdog.step", "watchdog.step_limit", "watchdog.data")
 _FREE += ("training.changed_config",)
+_FREE += ("mesh.optimizer", "objective.chunk", "training.profile_steps")
 
 
 def train(
@@ -74,6 +75,7 @@ def _train(
 ) -> dict[str, float]:
     ours, chief = resolved_json(config), is_first()
     theirs = from_first("configuration", ours)
+    use_compilation_cache()
     with together("setup"):
         if theirs != ours:
             raise _disagreement(theirs, config)
@@ -84,43 +86,39 @@ def _train(
     epoch_steps = max(data.epoch_entries // config.training.batch_size, 1)
     total_steps = config.training.steps or round(config.training.epochs * epoch_steps)
 
-    model_config = IVTConfig(**config.model)
-    mesh = make_mesh(**config.mesh)
+    mesh = make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
     life.connect(mesh)
-    graphdef, _ = split_model(model_config)
-    schedule, optimizer = _make_optimizer(config, total_steps, epoch_steps)
-    shapes, shardings = abstract_state(model_config, optimizer, mesh=mesh)
-    objective = make_objective(
+    program = make_program(
+        config,
+        mesh=mesh,
+        make_objective=make_objective,
         views=views,
-        erase=config.data.erase,
-        masking=config.masking.to_dict(),
-        **config.objective,
+        total_steps=total_steps,
+        epoch_steps=epoch_steps,
     )
-    batch_sharding, replicated = NamedSharding(mesh, BATCH), NamedSharding(mesh, REPLICATED)
-    step_function = jax.jit(
-        make_step(objective, graphdef, optimizer, accumulate=config.training.accumulate),
-        donate_argnums=0,
-        in_shardings=(shardings, batch_sharding, replicated),
-        out_shardings=(shardings, replicated),
-    )
-    evaluator = _Evaluator(config, data, make_encoders(graphdef, mesh), life)
+    evaluator = _Evaluator(config, data, make_encoders(program.graphdef, mesh), life)
 
     with (
         jax.set_mesh(mesh),
         Checkpoints(workdir, keep=config.training.keep, config=config.to_dict()) as checkpoints,
+        Profiler(workdir / "profile", steps=tuple(config.training.profile_steps)) as profiler,
     ):
         strike("startup.restore", process=process())
-        state = checkpoints.restore_newest(shapes, shardings)
+        state = checkpoints.restore_newest(program.shapes, program.shardings)
         if state is not None:
             note = "\n  ".join([f"resumed at step {int(state.step)}", *changed])
             if chief and config.training.changed_config == "accept":
                 _store(workdir, config)  # only now: the checkpoint fits it
         else:
             params, note = initial_params(
-                model_config, tokenizer=data.tokenizer, seed=config.seed, **config.init
+                program.model, tokenizer=data.tokenizer, seed=config.seed, **config.init
             )
             state = create_state(
-                model_config, optimizer, shardings=shardings, seed=config.seed, params=params
+                program.model,
+                program.optimizer,
+                shardings=program.shardings,
+                seed=config.seed,
+                params=params,
             )
         first = int(state.step)
         batches = data.batches(config, start_step=first)
@@ -138,7 +136,7 @@ def _train(
             last = min(last, first + config.training.stop_after)
         window = _Window(config.training.batch_size, data)
         with Telemetry(workdir, start_step=first, total_steps=total_steps, quiet=not chief) as log:
-            _introduce(log, config, data, shapes, epoch_steps, total_steps, note)
+            _introduce(log, config, data, program.shapes, epoch_steps, total_steps, note)
             strike("startup.compile", process=process())
             if life.note:
                 log.say(life.note)
@@ -149,26 +147,28 @@ def _train(
                 batch = life.next(functools.partial(window.next, batches), step)
                 if batch is None:  # a signal came first
                     if step - 1 > saved:
-                        _log(log, step - 1, metrics, window, schedule)
+                        _log(log, step - 1, metrics, window, program.schedule)
                         _refuse_divergence(step - 1, metrics)
                         checkpoints.save(state, metrics={})
                     break
                 cut += data.report(batch, workdir / "substituted.jsonl", log.say)
-                state, metrics = step_function(state, to_global(mesh, batch), key)
-                slow = life.agree()
-                if slow:
-                    log.say(slow)
+                profiler.before(step)
+                state, metrics = program.step(state, to_global(mesh, batch), key)
+                if note := life.agree():
+                    log.say(note)
+                if note := profiler.after(step, metrics):
+                    log.say(note)
                 window.steps += 1
                 # Read one step late, so that the device never waits for the host.
                 if due:
-                    _log(log, *due, window, schedule)
+                    _log(log, *due, window, program.schedule)
                     _refuse_divergence(*due)
                     due = None
                 stopping = life.signal is not None or step == last
                 evaluate = evaluates(step)
                 save = stopping or (save_steps and step % save_steps == 0)
                 if evaluate or save:
-                    _log(log, step, metrics, window, schedule)
+                    _log(log, step, metrics, window, program.schedule)
                     # Before anything is saved or scored: a diverged state is neither.
                     _refuse_divergence(step, metrics)
                     scores = evaluator(state.params, step, log) if evaluate else {}
@@ -235,20 +235,6 @@ def _store(workdir: Path, config: ConfigDict) -> None:
     written = workdir / "config.tmp"
     written.write_text(resolved_json(config))
     written.replace(workdir / "config.json")
-
-
-def _make_optimizer(config: ConfigDict, total_steps: int, epoch_steps: int):
-    options = config.optimizer.to_dict()
-    peak, bias_factor = options.pop("learning_rate"), options.pop("bias_factor")
-    schedules = [
-        make_schedule(
-            peak=rate, total_steps=total_steps, epoch_steps=epoch_steps, **config.schedule
-        )
-        for rate in (peak, peak * bias_factor)
-    ]
-    return schedules[0], make_optimizer(
-        schedule=schedules[0], bias_schedule=schedules[1], **options
-    )
 
 
 def _introduce(log, config, data, shapes, epoch_steps, total_steps, note) -> None:

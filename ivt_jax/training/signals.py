@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(Exception):
-    """A signal came while the main thread only waited."""
+class Interrupted(BaseException):
+    """A signal came while the main thread only waited; no Exception, which readers may catch."""
 
 
 class StopRequest:
