@@ -139,9 +139,7 @@ def _defaults() -> ConfigDict:
     watchdog.startup = 1800.0  # seconds until the first step is done, or for a save; 0 = any
     watchdog.step = 120.0  # seconds for a step, or 10 median steps if that is longer; 0 = any
     watchdog.step_limit = 900.0  # seconds for a step whatever the median is; 0 = any
-    watchdog.data = (
-        600.0  # seconds for the next batch, or for a process that waits so long; 0 = any
-    )
+    watchdog.data = 600.0  # seconds for a batch, or for a process to wait for one; 0 = any
 
     mesh = config.mesh = ConfigDict()
     mesh.data = -1  # devices that share the batch; -1 = all that are left

