@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ivt_jax.training.files import PatientFile
+
 FILE = "goodput.jsonl"
 BUCKETS = {
     "start": "Python and its imports",
@@ -50,7 +52,8 @@ class Goodput:
         began: float | None = None,
         clock: Callable[[], float] = time.time,
     ):
-        self._file = None if quiet else workdir / FILE
+        self._path, self._quiet = workdir / FILE, quiet
+        self._file: PatientFile | None = None
         self._clock = clock
         self._from = process_start() if began is None else began
         self._seconds: dict[str, float] = defaultdict(float)
@@ -79,11 +82,13 @@ class Goodput:
         now = self._from + sum(self._seconds.values())
         line = {"step": step, "from": self._from, "to": now, "seconds": dict(self._seconds)}
         self._from, self._seconds = now, defaultdict(float)
-        if self._file is None:
+        if self._quiet:
             return
-        with self._file.open("a") as lines:
-            torn = lines.tell() and not _ends_a_line(self._file)
-            lines.write("\n" * bool(torn) + json.dumps(line) + "\n")
+        if self._file is None:
+            torn = self._path.exists() and not _ends_a_line(self._path)
+            self._file = PatientFile(self._path)
+            self._file.write(b"\n" * torn)
+        self._file.write(f"{json.dumps(line)}\n".encode())
 
 
 class Line(NamedTuple):
@@ -160,5 +165,5 @@ def _cut(line: Line, first: int, step: int) -> Line:
 
 def _ends_a_line(file: Path) -> bool:
     with file.open("rb") as content:
-        content.seek(-1, os.SEEK_END)
-        return content.read() == b"\n"
+        content.seek(max(file.stat().st_size - 1, 0))
+        return content.read() in (b"\n", b"")

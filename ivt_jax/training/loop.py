@@ -1,36 +1,47 @@
 """train(): the one loop of both stages, read from top to bottom."""
 
-import time
+import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import numpy as np
-from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from ivt_jax.config import compare, difference, from_json, resolved_json, validate
 from ivt_jax.errors import UserError
-from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.retrieval.evaluate import encode_split, make_encoders, score, truncation_note
-from ivt_jax.training.checkpoint import Checkpoints
+from ivt_jax.training.checkpoint import Checkpoints, saved_metrics
+from ivt_jax.training.cluster import (
+    check_shared,
+    exchange,
+    from_first,
+    is_first,
+    process,
+    together,
+)
+from ivt_jax.training.compilation_cache import use_compilation_cache
 from ivt_jax.training.faults import spoil_batch, strike
 from ivt_jax.training.goodput import Goodput
-from ivt_jax.training.health import guarded
-from ivt_jax.training.lifecycle import StopRequest
-from ivt_jax.training.optimizer import make_optimizer, make_schedule
+from ivt_jax.training.lifecycle import Interrupted, Lifecycle
+from ivt_jax.training.profiler import Profiler
+from ivt_jax.training.program import make_program
 from ivt_jax.training.recovery import Recovery, data_offset
 from ivt_jax.training.replicas import make_check, with_flipped_bit
 from ivt_jax.training.setup import Data, open_data
-from ivt_jax.training.sharding import BATCH, REPLICATED, make_mesh, to_global
-from ivt_jax.training.state import abstract_state, create_state, make_step, split_model
+from ivt_jax.training.sharding import make_mesh, to_global
+from ivt_jax.training.state import create_state
 from ivt_jax.training.telemetry import Telemetry
 from ivt_jax.training.transfer import initial_params
+from ivt_jax.training.window import Window, scalars, write_line
 
 # Fields that change how a run is watched or fed, not what it computes.
 _FREE = ("data.workers", "data.threads", "data.prefetch", "data.cache_gib", "training.keep")
 _FREE += ("training.log_steps", "training.stop_after", "mesh.data", "mesh.fsdp", "data.directory")
+_FREE += ("watchdog.startup", "watchdog.step", "watchdog.step_limit", "watchdog.data")
+_FREE += ("training.changed_config",)
 _FREE += ("data.worker_deadline", "training.rollbacks", "training.replica_steps")
+_FREE += ("mesh.optimizer", "objective.chunk", "training.profile_steps")
 
 
 def train(
@@ -53,53 +64,77 @@ def train(
         143, after saving).
     """
     workdir = Path(workdir)
-    spent = Goodput(workdir, quiet=jax.process_index() > 0)
+    check_shared(workdir)
+    with Lifecycle(workdir, **config.watchdog) as life:
+        return _train(config, workdir, life, make_objective=make_objective, views=views)
+
+
+def _train(
+    config: ConfigDict,
+    workdir: Path,
+    life: Lifecycle,
+    *,
+    make_objective: Callable,
+    views: tuple[str, ...],
+) -> dict[str, float]:
+    chief = is_first()
+    spent = Goodput(workdir, quiet=not chief)
     spent.rest("start")
-    validate(config, device_count=jax.device_count(), workdir=workdir)
-    chief = jax.process_index() == 0
-    data = open_data(config, views=views)
-    _claim(workdir, config, data)
+    use_compilation_cache()
+    data, changed = _open(config, workdir, views)
     epoch_steps = max(data.epoch_entries // config.training.batch_size, 1)
     total_steps = config.training.steps or round(config.training.epochs * epoch_steps)
 
-    model_config = IVTConfig(**config.model)
-    mesh = make_mesh(**config.mesh)
-    graphdef, _ = split_model(model_config)
-    schedule, optimizer = _make_optimizer(config, total_steps, epoch_steps)
-    shapes, shardings = abstract_state(model_config, optimizer, mesh=mesh)
-    step_function = _jitted_step(
-        config, graphdef, optimizer, make_objective, views=views, shardings=shardings, mesh=mesh
+    mesh = make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
+    life.connect(mesh)
+    program = make_program(
+        config,
+        mesh=mesh,
+        make_objective=make_objective,
+        views=views,
+        total_steps=total_steps,
+        epoch_steps=epoch_steps,
     )
-    check = make_check(shapes, shardings, mesh)
-    evaluator = _Evaluator(config, data, make_encoders(graphdef, mesh))
+    check = make_check(program.shapes, program.shardings, mesh)
+    evaluator = _Evaluator(config, data, make_encoders(program.graphdef, mesh), life)
 
     with (
         jax.set_mesh(mesh),
-        Checkpoints(workdir, keep=config.training.keep) as checkpoints,
-        StopRequest() as stop,
+        Checkpoints(workdir, keep=config.training.keep, config=config.to_dict()) as checkpoints,
+        Profiler(workdir / "profile", steps=tuple(config.training.profile_steps)) as profiler,
     ):
+        strike("startup.restore", process=process())
         with spent.span("restore"):
-            state = checkpoints.restore_newest(shapes, shardings)
-        note = f"resumed at step {int(state.step)}" if state is not None else ""
-        if state is None:
+            state = checkpoints.restore_newest(program.shapes, program.shardings)
+        if state is not None:
+            note = "\n  ".join([f"resumed at step {int(state.step)}", *changed])
+            if chief and config.training.changed_config == "accept":
+                _store(workdir, config)  # only now: the checkpoint fits it
+        else:
             params, note = initial_params(
-                model_config, tokenizer=data.tokenizer, seed=config.seed, **config.init
+                program.model, tokenizer=data.tokenizer, seed=config.seed, **config.init
             )
             state = create_state(
-                model_config, optimizer, shardings=shardings, seed=config.seed, params=params
+                program.model,
+                program.optimizer,
+                shardings=program.shardings,
+                seed=config.seed,
+                params=params,
             )
         first = step = int(state.step)
         key = jax.random.key(config.seed)
-        eval_steps, save_steps = _intervals(config, epoch_steps)
+        due_at = _Intervals(config, epoch_steps, total_steps)
         last = total_steps
         if config.training.stop_after:
             last = min(last, first + config.training.stop_after)
         compare_steps = config.training.replica_steps
         skipped = float(state.opt_state.health.skipped)
-        window = _Window(config.training.batch_size, data, spent, skipped=skipped)
+        window = Window(config.training.batch_size, data, spent, skipped=skipped)
         recovery = Recovery(
             workdir,
-            restore=lambda before: checkpoints.restore_newest(shapes, shardings, before=before),
+            restore=functools.partial(
+                checkpoints.restore_newest, program.shapes, program.shardings
+            ),
             origin=data.origin,
             batch_size=config.training.batch_size,
             rollbacks=config.training.rollbacks,
@@ -107,34 +142,51 @@ def train(
             chief=chief,
         )
         with Telemetry(workdir, start_step=first, total_steps=total_steps, quiet=not chief) as log:
-            _introduce(log, config, data, shapes, epoch_steps, total_steps, note)
-            metrics, due, cut, offset = {}, None, 0, data_offset(state)
+            _introduce(log, config, data, program.shapes, epoch_steps, total_steps, note)
+            strike("startup.compile", process=process())
+            if life.note:
+                log.say(life.note)
+            metrics, due, cut, saved, offset = {}, None, 0, first, data_offset(state)
             batches = data.batches(config, start=first + offset, say=log.say)
             spent.mark(first, rest="prepare")
+            if first and due_at.evaluation(first) and _unscored(workdir, first, evaluator):
+                checkpoints.save(state, metrics=evaluator(state.params, first, log))
             while step < last:
                 step += 1
-                with spent.span("data"):
-                    batch = next(batches)
+                batch = life.next(functools.partial(window.next, batches), step)
+                if batch is None:  # a signal came first
+                    if step - 1 > saved:
+                        write_line(log, step - 1, metrics, window, program.schedule)
+                        check(state, step - 1)
+                        checkpoints.save(state, metrics={})
+                    break
                 cut += data.report(batch, workdir / "substituted.jsonl", log.say)
                 spoil_batch(batch, step + offset)
-                with spent.span("step" if window.compiled else "compile"):
-                    state, metrics = step_function(state, to_global(mesh, batch), key)
+                profiler.before(step)
+                with spent.span(window.kind):
+                    state, metrics = program.step(state, to_global(mesh, batch), key)
                 recovery.note(step, metrics)
-                if strike("copy", step, process=jax.process_index()):
+                if strike("copy", step, process=process()):
                     state = with_flipped_bit(state)
+                if note := life.agree():
+                    log.say(note)
+                if note := profiler.after(step, metrics):
+                    log.say(note)
                 window.count()
-                stopping = stop.signal is not None or step == last
-                evaluate = step == total_steps or (eval_steps and step % eval_steps == 0)
-                save = stopping or (save_steps and step % save_steps == 0)
+                stopping = life.signal is not None or step == last
+                evaluate = due_at.evaluation(step)
+                save = stopping or due_at.save(step)
                 # Read one step late, so that the device never waits for the host.
-                tripped = due is not None and _log(log, *due, window, schedule)
+                tripped = due is not None and write_line(log, *due, window, program.schedule)
                 due = None
                 if not tripped and (evaluate or save):
-                    tripped = _log(log, step, metrics, window, schedule)
+                    tripped = write_line(log, step, metrics, window, program.schedule)
                 if tripped:
-                    state = _go_back(state, recovery, checkpoints, log, spent)
+                    state = _go_back(state, recovery, life, log, spent)
                     step, offset = int(state.step), data_offset(state)
+                    saved = step
                     batches.move(step + offset)
+                    life.pause()
                     window.restart()
                     continue
                 if evaluate or save or (compare_steps and step % compare_steps == 0):
@@ -143,114 +195,101 @@ def train(
                 if evaluate or save:
                     with spent.span("evaluate"):
                         scores = evaluator(state.params, step, log) if evaluate else {}
+                    stopping = stopping or life.signal is not None
                     if stopping or not float(metrics["skipped_in_row"]):
+                        life.enter("save", step)
                         with spent.span("save"):
                             checkpoints.save(state, metrics=scores)
+                        saved = step
                     else:
                         log.say(f"step {step} is not saved: it was skipped")
+                    life.pause()
                     spent.mark(step)
                     window.restart()
                 elif step % config.training.log_steps == 0:
                     due = (step, metrics)
                 if stopping:
                     break
+            life.enter("save", int(state.step))
             batches.close()
             with spent.span("save"):
                 checkpoints.wait()
-            spent.mark(step, rest="other")
+            spent.mark(int(state.step), rest="other")
+            cut = sum(map(int, exchange("cut texts", str(cut))))
+            data.list_bad([], workdir / "substituted.jsonl", log.say)
             step = int(state.step)
-            if stop.signal is not None and step < total_steps:
+            if life.signal is not None and step < total_steps:
                 raise UserError(
-                    f"stopped by {stop.signal.name}; step {step} of {total_steps} is saved in "
+                    f"stopped by {life.signal.name}; step {step} of {total_steps} is saved in "
                     f"{workdir}.\nThe same command goes on from there.",
-                    exit_code=143 if stop.signal.name == "SIGTERM" else 130,
+                    exit_code=128 + life.signal,
                 )
             log.say(f"step {step} of {total_steps} is saved in {workdir}")
             if cut:
                 log.say(f"{cut} texts were longer than data.text_length and were cut")
-    return _scalars(metrics)
+    return scalars(metrics)
 
 
-def _jitted_step(
-    config: ConfigDict, graphdef, optimizer, make_objective: Callable, *, views, shardings, mesh
-):
-    objective = make_objective(
-        views=views,
-        erase=config.data.erase,
-        masking=config.masking.to_dict(),
-        **config.objective,
-    )
-    batch_sharding, replicated = NamedSharding(mesh, BATCH), NamedSharding(mesh, REPLICATED)
-    return jax.jit(
-        make_step(objective, graphdef, optimizer, accumulate=config.training.accumulate),
-        donate_argnums=0,
-        in_shardings=(shardings, batch_sharding, replicated),
-        out_shardings=(shardings, replicated),
-    )
-
-
-def _intervals(config: ConfigDict, epoch_steps: int) -> list[int]:
-    """Steps between two evaluations and between two saves; 0 = never."""
-    both = config.training.eval_epochs, config.training.save_epochs
-    return [max(round(epochs * epoch_steps), 1) if epochs else 0 for epochs in both]
-
-
-def _go_back(state, recovery: Recovery, checkpoints: Checkpoints, log: Telemetry, spent: Goodput):
+def _go_back(state, recovery: Recovery, life: Lifecycle, log: Telemetry, spent: Goodput):
     """The state of an earlier checkpoint; what was written of later steps leaves the logs."""
+    life.enter("startup", int(state.step))  # reading a checkpoint takes as long as at the start
     with spent.span("restore"):
         state, note = recovery.back(state)
-        checkpoints.drop_after(int(state.step))
     log.rewind(int(state.step))
     log.say(note)
     spent.mark(int(state.step), rest="other")
     return state
 
 
-def _scalars(metrics: dict) -> dict[str, float]:
-    return {name: float(value) for name, value in metrics.items() if not np.ndim(value)}
+def _open(config: ConfigDict, workdir: Path, views) -> tuple[Data, list[str]]:
+    """The data, and what a resume changes; UserError on all processes if one finds a fault."""
+    ours = resolved_json(config)
+    theirs = from_first("configuration", ours)
+    with together("setup"):
+        if theirs != ours:
+            raise _disagreement(theirs, config)
+        validate(config, device_count=jax.device_count(), workdir=workdir)
+        data = open_data(config, views=views)
+    with together("work directory"):
+        changed = _claim(workdir, config, data) if is_first() else []
+    return data, changed
 
 
-def _claim(workdir: Path, config: ConfigDict, data: Data) -> None:
-    """Writes config.json and vocab.txt, or checks that a run already there is the same."""
+def _disagreement(theirs: str, config: ConfigDict) -> UserError:
+    lines = ["another configuration than that of process 0:", *compare(from_json(theirs), config)]
+    return UserError("\n  ".join(lines))
+
+
+def _claim(workdir: Path, config: ConfigDict, data: Data) -> list[str]:
+    """Writes config.json and vocab.txt, or checks that a run already there is the same.
+
+    Returns lines on what differs and may.
+    """
     file = workdir / "config.json"
-    if file.is_file():
-        changed = [
-            line
-            for line in compare(from_json(file.read_text()), config)
-            if line.split(":")[0] not in _FREE
-        ]
-        if (workdir / "vocab.txt").read_bytes() != data.tokenizer.path.read_bytes():
-            changed.append(f"the vocabulary: vocab.txt there -> {data.tokenizer.path}")
-        if changed:
-            raise UserError(
-                f"{workdir} holds a run with another configuration:\n  "
-                + "\n  ".join(changed)
-                + "\nUse another --workdir, or the same values to resume it."
-            )
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "vocab.txt").write_bytes(data.tokenizer.path.read_bytes())
-    written = file.with_suffix(".tmp")
+    if not file.is_file():
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "vocab.txt").write_bytes(data.tokenizer.path.read_bytes())
+        _store(workdir, config)
+        return []
+    changed = compare(from_json(file.read_text()), config)
+    refused = [line for line in changed if line.split(":")[0] not in _FREE]
+    cure = "Use another --workdir, or the same values to resume it"
+    if config.training.changed_config == "accept":
+        refused = []
+    elif refused:
+        cure += "; --config.training.changed_config=accept goes on with the new ones"
+    if (workdir / "vocab.txt").read_bytes() != data.tokenizer.path.read_bytes():
+        refused.append(f"the vocabulary: vocab.txt there -> {data.tokenizer.path}")
+    if refused:
+        lines = "\n  ".join(refused)
+        raise UserError(f"{workdir} holds a run with another configuration:\n  {lines}\n{cure}.")
+    return [f"changed: {line}" for line in changed]
+
+
+def _store(workdir: Path, config: ConfigDict) -> None:
+    written = workdir / "config.tmp"
     written.write_text(resolved_json(config))
-    written.replace(file)
-
-
-def _make_optimizer(config: ConfigDict, total_steps: int, epoch_steps: int):
-    options = config.optimizer.to_dict()
-    peak, bias_factor = options.pop("learning_rate"), options.pop("bias_factor")
-    schedules = [
-        make_schedule(
-            peak=rate, total_steps=total_steps, epoch_steps=epoch_steps, **config.schedule
-        )
-        for rate in (peak, peak * bias_factor)
-    ]
-    optimizer = make_optimizer(schedule=schedules[0], bias_schedule=schedules[1], **options)
-    return schedules[0], guarded(
-        optimizer,
-        limit=config.training.skip_limit,
-        sigmas=config.training.skip_spikes,
-        window=config.training.spike_window,
-    )
+    written.replace(workdir / "config.json")
 
 
 def _introduce(log, config, data, shapes, epoch_steps, total_steps, note) -> None:
@@ -270,52 +309,32 @@ def _introduce(log, config, data, shapes, epoch_steps, total_steps, note) -> Non
         log.say(line)
 
 
-class _Window:
-    """Pace since the last line, the share of time spent waiting for data, and epochs so far."""
+class _Intervals:
+    """The steps at which a run is evaluated and saved."""
 
-    def __init__(self, batch_size: int, data: Data, spent: Goodput, *, skipped: float):
-        self.batch_size, self.data, self.spent = batch_size, data, spent
-        self.compiled, self.skipped = False, skipped
-        self.restart()
-
-    def restart(self) -> None:
-        self.began, self.waited, self.steps = time.monotonic(), self.spent.total["data"], 0
-
-    def count(self) -> None:
-        self.steps, self.compiled = self.steps + 1, True
-
-    def read(self, step: int) -> dict[str, float]:
-        pace = {}
-        if self.steps:  # a line just before leaves nothing to measure
-            elapsed = max(time.monotonic() - self.began, 1e-9)
-            waited = self.spent.total["data"] - self.waited
-            pace["pairs_per_second"] = self.batch_size * self.steps / elapsed
-            pace["data_wait_percent"] = 100 * waited / elapsed
-        self.restart()
-        return pace | self.data.epochs(step * self.batch_size)
-
-
-def _log(log: Telemetry, step: int, metrics: dict, window: _Window, schedule) -> bool:
-    """Writes a line; returns whether too many steps in a row were skipped."""
-    values = _scalars(metrics)
-    tripped = bool(values.pop("tripped"))
-    if values["skipped"] > window.skipped:
-        log.say(
-            f"skipped steps up to step {step}: {values['skipped'] - window.skipped:.0f} more, "
-            f"{values['skipped']:.0f} in all, {values['spikes']:.0f} of them as spikes "
-            "(docs/faults.md)"
+    def __init__(self, config: ConfigDict, epoch_steps: int, total_steps: int):
+        self.total = total_steps
+        self.evaluations, self.saves = (
+            max(round(epochs * epoch_steps), 1) if epochs else 0
+            for epochs in (config.training.eval_epochs, config.training.save_epochs)
         )
-    window.skipped = values["skipped"]
-    rate = float(schedule(np.int32(step - 1)))
-    log.train(step, values | {"learning_rate": rate} | window.read(step))
-    window.spent.mark(step)
-    return tripped
+
+    def evaluation(self, step: int) -> bool:
+        return step == self.total or bool(self.evaluations and step % self.evaluations == 0)
+
+    def save(self, step: int) -> bool:
+        return bool(self.saves and step % self.saves == 0)
+
+
+def _unscored(workdir: Path, step: int, evaluator: "_Evaluator") -> bool:
+    """Whether a signal broke off the evaluation of a saved step."""
+    return bool(evaluator.sources) and saved_metrics(workdir, step)["score"] < 0
 
 
 class _Evaluator:
     """Scores the selecting split and, beside it, the reported one."""
 
-    def __init__(self, config: ConfigDict, data: Data, encoders):
+    def __init__(self, config: ConfigDict, data: Data, encoders, life: Lifecycle):
         self.sources = data.evaluation
         self.select = config.evaluation.select
         self.encode = {
@@ -325,12 +344,22 @@ class _Evaluator:
             "separator": config.data.separator,
             "batch_size": config.evaluation.batch_size,
         }
-        self.encoders = encoders
+        self.encoders = dataclasses.replace(
+            encoders,
+            image=life.interruptible(encoders.image),
+            text=life.interruptible(encoders.text),
+        )
 
     def __call__(self, params, step: int, log: Telemetry) -> dict[str, float]:
         saved = {}
-        for split, source in self.sources.items():
-            encoded = encode_split(self.encoders, params, source, **self.encode)
+        try:
+            encoded_splits = {
+                split: encode_split(self.encoders, params, source, **self.encode)
+                for split, source in self.sources.items()
+            }
+        except Interrupted:  # the resumed run evaluates again
+            return {}
+        for split, encoded in encoded_splits.items():
             if encoded.truncated:
                 cut = encoded.truncated, len(encoded.captions)
                 log.say(f"{split}: {truncation_note(*cut, length=self.encode['length'])}")

@@ -35,7 +35,7 @@ class Recovery:
         self,
         workdir: Path,
         *,
-        restore: Callable[[int], TrainState | None],
+        restore: Callable[..., TrainState | None],
         origin: Callable[[int], dict],
         batch_size: int,
         rollbacks: int,
@@ -62,7 +62,7 @@ class Recovery:
         first = last - int(health.in_row) + 1
         report = self._report(health, state.params)
         jax.tree.map(lambda leaf: leaf.delete(), state)
-        restored = self.restore(first) if self.rollbacks else None
+        restored = self.restore(before=first) if self.rollbacks else None
         step = -1 if restored is None else int(restored.step)
         attempts = int(health.attempts) + 1 if health.target == step else 1
         if restored is None or attempts > self.rollbacks:

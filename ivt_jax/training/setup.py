@@ -24,6 +24,7 @@ from ivt_jax.data.pipeline import (
 from ivt_jax.data.records import DataError, RecordSource, open_dataset, vocabulary_path
 from ivt_jax.data.texts import Tokenizer, load_tokenizer
 from ivt_jax.errors import UserError
+from ivt_jax.training.cluster import to_first
 
 _RECENT, _BAD_SHARE = 10_000, 0.01  # samples looked back on, and how many of them may be bad
 _PATIENCE = 10.0  # seconds until a sample that is read again counts as hanging
@@ -86,8 +87,10 @@ class Data:
     def report(self, batch: dict[str, np.ndarray], file: Path, say: Callable[[str], None]) -> int:
         """Takes the counts out of a batch; bad records are listed in `file` and said aloud.
 
-        Returns how many texts of the batch were cut to the static length.
+        Process 0 does so for all; what others find may wait for its next call.
+        Returns how many texts of this process's share were cut to the static length.
         """
+        found = []
         substituted = batch.pop("substituted")
         for number, index in substituted[substituted[:, 0] > 0]:
             line = {"dataset": self.names[number - 1]}
@@ -97,13 +100,19 @@ class Data:
                 decode(record["image"], key=record["key"])
             except ImageError as error:
                 line |= {"key": error.key, "reason": error.reason, "detail": error.detail}
-            if file.exists() and json.dumps(line) in file.read_text():
+            found.append(json.dumps(line))
+        self.list_bad(found, file, say)
+        self._count_bad(len(substituted), len(found), file)
+        return int(batch.pop("truncated").sum())
+
+    def list_bad(self, found: list[str], file: Path, say: Callable[[str], None]) -> None:
+        """On process 0 lists the bad records that it found, and that others sent since."""
+        for line in to_first("substituted", found):
+            if file.exists() and line in file.read_text():
                 continue
             with file.open("a") as lines:
-                lines.write(json.dumps(line) + "\n")
+                lines.write(line + "\n")
             say(f"unreadable image replaced by the next entry: {line} (listed in {file})")
-        self._count_bad(len(substituted), int((substituted[:, 0] > 0).sum()), file)
-        return int(batch.pop("truncated").sum())
 
     def _count_bad(self, samples: int, bad: int, file: Path) -> None:
         self.recent.append((samples, bad))

@@ -2,14 +2,14 @@
 
 import json
 import math
-import os
 import sys
 import time
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
+
+from ivt_jax.training.files import EventFile, PatientFile, outliving_a_full_disk
 
 _SHOWN = ("loss", "learning_rate", "gradient_norm", "pairs_per_second", "data_wait_percent")
 
@@ -53,18 +53,13 @@ class Telemetry:
     def _open(self, step: int) -> None:
         if not self._quiet:
             cut_lines(self.path, last_step=step)
-        lines = os.devnull if self._quiet else self.path
-        self._lines = open(lines, "a", buffering=1)  # noqa: SIM115
-        self._events = SummaryWriter(
-            str(self.path.parent / "tensorboard"),
-            purge_step=step + 1,
-            write_to_disk=not self._quiet,
-            filename_suffix=f".{step}",  # names hold seconds only
-        )
+            self._lines = PatientFile(self.path)
+            self._events = EventFile(self.path.parent / "tensorboard", first_step=step + 1)
 
     def _close(self) -> None:
-        self._lines.close()
-        self._events.close()
+        if not self._quiet:
+            self._lines.close()
+            self._events.close()
 
     def rewind(self, step: int) -> None:
         """The run went back to this step: later lines leave, as they do on resume."""
@@ -75,10 +70,11 @@ class Telemetry:
         """A line on the terminal, above the bar where there is one."""
         if self._quiet:
             return
-        if self._bar:
-            self._bar.console.print(text, highlight=False, markup=False)
-        else:
-            print(text, flush=True)
+        with outliving_a_full_disk():  # where the output goes to a file
+            if self._bar:
+                self._bar.console.print(text, highlight=False, markup=False)
+            else:
+                print(text, flush=True)
 
     def train(self, step: int, metrics: dict[str, float]) -> None:
         """The metrics of training up to `step`."""
@@ -100,11 +96,12 @@ class Telemetry:
         self.say(f"step {step}/{self._total}  {split}: {shown}")
 
     def _write(self, step: int, kind: str, metrics: dict[str, float]) -> None:
+        if self._quiet:
+            return
         # JSON has no word for what is not finite.
         finite = {name: x if math.isfinite(x) else None for name, x in metrics.items()}
-        self._lines.write(json.dumps({"step": step, "kind": kind, **finite}) + "\n")
-        for name, value in metrics.items():
-            self._events.add_scalar(f"{kind}/{name}", value, step)
+        self._lines.write((json.dumps({"step": step, "kind": kind, **finite}) + "\n").encode())
+        self._events.add_scalars({f"{kind}/{name}": x for name, x in metrics.items()}, step)
 
     def _left(self, step: int) -> str:
         """Time left, from the pace of this process; evaluations and saves are part of it."""
