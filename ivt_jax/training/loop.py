@@ -25,7 +25,7 @@ from ivt_jax.training.faults import spoil_batch, strike
 from ivt_jax.training.goodput import Goodput
 from ivt_jax.training.lifecycle import Interrupted, Lifecycle
 from ivt_jax.training.profiler import Profiler
-from ivt_jax.training.program import make_program
+from ivt_jax.training.program import Program, make_program
 from ivt_jax.training.recovery import Recovery, data_offset
 from ivt_jax.training.replicas import make_check, with_flipped_bit
 from ivt_jax.training.setup import Data, open_data
@@ -103,24 +103,10 @@ def _train(
         Checkpoints(workdir, keep=config.training.keep, config=config.to_dict()) as checkpoints,
         Profiler(workdir / "profile", steps=tuple(config.training.profile_steps)) as profiler,
     ):
-        strike("startup.restore", process=process())
-        with spent.span("restore"):
-            state = checkpoints.restore_newest(program.shapes, program.shardings)
-        if state is not None:
-            note = "\n  ".join([f"resumed at step {int(state.step)}", *changed])
-            if chief and config.training.changed_config == "accept":
-                _store(workdir, config)  # only now: the checkpoint fits it
-        else:
-            params, note = initial_params(
-                program.model, tokenizer=data.tokenizer, seed=config.seed, **config.init
-            )
-            state = create_state(
-                program.model,
-                program.optimizer,
-                shardings=program.shardings,
-                seed=config.seed,
-                params=params,
-            )
+        state, resumed = _first_state(config, checkpoints, program, data, spent)
+        note = "\n  ".join([resumed, *changed]) if changed else resumed
+        if changed and chief and config.training.changed_config == "accept":
+            _store(workdir, config)  # only now: the checkpoint fits it
         first = step = int(state.step)
         key = jax.random.key(config.seed)
         due_at = _Intervals(config, epoch_steps, total_steps)
@@ -130,17 +116,7 @@ def _train(
         compare_steps = config.training.replica_steps
         skipped = float(state.opt_state.health.skipped)
         window = Window(config.training.batch_size, data, spent, skipped=skipped)
-        recovery = Recovery(
-            workdir,
-            restore=functools.partial(
-                checkpoints.restore_newest, program.shapes, program.shardings
-            ),
-            origin=data.origin,
-            batch_size=config.training.batch_size,
-            rollbacks=config.training.rollbacks,
-            memory=config.training.skip_limit + config.training.log_steps + 1,
-            chief=chief,
-        )
+        recovery = _recovery(config, workdir, checkpoints, program, data)
         with Telemetry(workdir, start_step=first, total_steps=total_steps, quiet=not chief) as log:
             _introduce(log, config, data, program.shapes, epoch_steps, total_steps, note)
             strike("startup.compile", process=process())
@@ -217,17 +193,53 @@ def _train(
             spent.mark(int(state.step), rest="other")
             cut = sum(map(int, exchange("cut texts", str(cut))))
             data.list_bad([], workdir / "substituted.jsonl", log.say)
-            step = int(state.step)
-            if life.signal is not None and step < total_steps:
-                raise UserError(
-                    f"stopped by {life.signal.name}; step {step} of {total_steps} is saved in "
-                    f"{workdir}.\nThe same command goes on from there.",
-                    exit_code=128 + life.signal,
-                )
-            log.say(f"step {step} of {total_steps} is saved in {workdir}")
+            _end(log, life, int(state.step), total_steps, workdir)
             if cut:
                 log.say(f"{cut} texts were longer than data.text_length and were cut")
     return scalars(metrics)
+
+
+def _first_state(config: ConfigDict, checkpoints, program: Program, data: Data, spent: Goodput):
+    """The newest state of the run, or a fresh one, and a line that says which."""
+    strike("startup.restore", process=process())
+    with spent.span("restore"):
+        state = checkpoints.restore_newest(program.shapes, program.shardings)
+    if state is not None:
+        return state, f"resumed at step {int(state.step)}"
+    params, note = initial_params(
+        program.model, tokenizer=data.tokenizer, seed=config.seed, **config.init
+    )
+    state = create_state(
+        program.model,
+        program.optimizer,
+        shardings=program.shardings,
+        seed=config.seed,
+        params=params,
+    )
+    return state, note
+
+
+def _recovery(config: ConfigDict, workdir: Path, checkpoints, program: Program, data: Data):
+    return Recovery(
+        workdir,
+        restore=functools.partial(checkpoints.restore_newest, program.shapes, program.shardings),
+        origin=data.origin,
+        batch_size=config.training.batch_size,
+        rollbacks=config.training.rollbacks,
+        memory=config.training.skip_limit + config.training.log_steps + 1,
+        chief=is_first(),
+    )
+
+
+def _end(log: Telemetry, life: Lifecycle, step: int, total_steps: int, workdir: Path) -> None:
+    """Says where the run stands; UserError if a signal stopped it before its end."""
+    if life.signal is not None and step < total_steps:
+        raise UserError(
+            f"stopped by {life.signal.name}; step {step} of {total_steps} is saved in "
+            f"{workdir}.\nThe same command goes on from there.",
+            exit_code=128 + life.signal,
+        )
+    log.say(f"step {step} of {total_steps} is saved in {workdir}")
 
 
 def _go_back(state, recovery: Recovery, life: Lifecycle, log: Telemetry, spent: Goodput):
