@@ -275,6 +275,8 @@ def _help(usage: str) -> str:
         "  --workdir=FOLDER  checkpoints and logs; an interrupted run there is continued",
         "  Several hosts (TPU pods, Slurm and the like are found out; docs/pods.md):",
         *(f"    {f'--{flag}=...':<24}{words}" for flag, (_, words) in _PLACE.items()),
+        "  Exit codes: 0 done, 2 usage, 3 diverged, 4 no usable checkpoint, 5 unusable data,",
+        "    73 cannot write, 75 stalled, 130 and 143 saved after a signal (docs/pods.md)",
         "  --config.FIELD=VALUE  changes one value; the fields, their defaults in configs/base.py:",
     ]
     defaults = leaves(base.get_config())

@@ -72,7 +72,7 @@ class Checkpoints:
         self._error: Exception | None = None  # of the thread
         if self._chief:
             self.folder.mkdir(parents=True, exist_ok=True)
-            steps.remove_leftovers(self.run)
+            steps.sweep(self.run)
         handlers = {
             "metrics": ocp.JsonCheckpointHandler("metrics"),
             **{name: ocp.StandardCheckpointHandler() for name in ARRAYS},
@@ -183,7 +183,7 @@ class Checkpoints:
                 self._write_manifest(step)
                 strike("save.gc", step)
                 self._prune()
-                steps.remove_leftovers(self.run)  # a failed save may have written on for a while
+                steps.sweep(self.run)  # a failed save may have written on for a while
         except Exception as error:
             self._fail(error)
 
@@ -201,7 +201,7 @@ class Checkpoints:
                 *(self._step, self.folder, first_line(error), saved_steps(self.run)),
             )
             with contextlib.suppress(OSError):
-                steps.remove_leftovers(self.run)
+                steps.sweep(self.run)
         for name in list(self._barriers):  # others wait there
             with contextlib.suppress(OSError):
                 self._meet(key=name, timeout_ms=1000 * _PATIENCE)

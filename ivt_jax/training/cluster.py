@@ -7,6 +7,7 @@ key-value store of JAX's coordination service, which needs no device and no coll
 import contextlib
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -20,10 +21,11 @@ import jax
 from jax._src import distributed  # the public module hides the client that the store needs
 from jax._src.clusters import ClusterEnv
 
-from ivt_jax.errors import UserError, explain
+from ivt_jax.errors import EXIT_STALLED, UserError, explain
 from ivt_jax.training.rollcall import Place, call_roll
 
 PATIENCE = 1800.0  # seconds for others to come to the same point of the start
+_LOST = re.compile("Gloo|NCCL|[Cc]oordination|Connection (reset|closed)|heartbeat|UNAVAILABLE")
 _SHUTDOWN = 30  # seconds for all to come to the end
 _FAREWELL = 3.0  # seconds for others to read why this process leaves
 _LOOK = 10.0  # seconds until a file written on one host is seen on another
@@ -117,7 +119,8 @@ def exchange(name: str, text: str, *, seconds: float = PATIENCE) -> list[str]:
         client.wait_at_barrier(f"ivt/{name}", int(1000 * seconds))
     except jax.errors.JaxRuntimeError as error:
         raise UserError(
-            f"not all processes came to {name!r} within {seconds:.0f} s: {error}", exit_code=75
+            f"not all processes came to {name!r} within {seconds:.0f} s: {error}",
+            exit_code=EXIT_STALLED,
         ) from error
     told = {
         int(key.rpartition("/")[2]): value for key, value in client.key_value_dir_get(f"ivt/{name}")
@@ -165,17 +168,19 @@ def check_shared(workdir: Path) -> None:
         if is_first():
             workdir.mkdir(parents=True, exist_ok=True)
             file.touch()
-    with together("shared seen"):
-        deadline = time.monotonic() + _LOOK
-        while not file.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        if not file.exists():
-            raise UserError(
-                f"on {socket.gethostname()}, {workdir.absolute()} is not the folder that process 0 "
-                "writes to. All processes of a run need one shared --workdir."
-            )
-    if is_first():
-        file.unlink()
+    try:
+        with together("shared seen"):
+            deadline = time.monotonic() + _LOOK
+            while not file.exists() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            if not file.exists():
+                raise UserError(
+                    f"on {socket.gethostname()}, {workdir.absolute()} is not the folder that "
+                    "process 0 writes to. All processes of a run need one shared --workdir."
+                )
+    finally:
+        if is_first():
+            file.unlink()
 
 
 def to_first(name: str, lines: list[str]) -> list[str]:
@@ -196,14 +201,17 @@ def to_first(name: str, lines: list[str]) -> list[str]:
 
 def _leave(error: BaseException) -> None:
     """Tells the others and ends this process: an exit in order would wait for them."""
-    if not explain(error):
-        traceback.print_exception(error)
     text, code = _words(error)
+    if code == 1:
+        traceback.print_exception(error)
     print(f"error: {text}", file=sys.stderr, flush=True)
     part(text, code)
 
 
 def _words(error: BaseException) -> tuple[str, int]:
+    if isinstance(error, jax.errors.JaxRuntimeError | ValueError) and _LOST.search(str(error)):
+        line = str(error).splitlines()[0]
+        return f"another process of this run is lost; its own log tells why: {line}", EXIT_STALLED
     return explain(error) or (f"{type(error).__name__}: {error}", 1)
 
 

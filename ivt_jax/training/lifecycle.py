@@ -48,6 +48,7 @@ class Lifecycle:
         self._watchdog = Watchdog(workdir, **deadlines, leave=self.leave)
         self._agreement: Agreement | None = None
         self._pace = _Pace()
+        self._begun = False  # whether a step was given to the devices
 
     def __enter__(self) -> "Lifecycle":
         with cluster.together("lock"):
@@ -86,7 +87,7 @@ class Lifecycle:
 
         With several processes a signal waits for the batch, as the others do.
         """
-        self.enter("data", step)
+        self.enter("data" if self._begun else "startup", step)
         try:
             alone = self._agreement is None
             with self._stop.waiting() if alone else contextlib.nullcontext():
@@ -95,7 +96,7 @@ class Lifecycle:
         except Interrupted:
             self.signal = self._stop.signal
             return None
-        self.enter("step", step)
+        self.enter("step" if self._begun else "startup", step)  # the first one compiles
         strike("step", step, process=cluster.process())
         return batch
 
@@ -105,6 +106,7 @@ class Lifecycle:
         From the first step on there is something to save before a signal stops the run.
         With several processes both are what they told a step ago, so that no device waits.
         """
+        self._begun = True
         self._stop.begin()
         whole, own = self._pace.lap()
         if whole:

@@ -15,7 +15,7 @@ from ivt_jax.config import compare, difference, from_json, resolved_json, valida
 from ivt_jax.errors import UserError
 from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.retrieval.evaluate import encode_split, make_encoders, score, truncation_note
-from ivt_jax.training.checkpoint import Checkpoints
+from ivt_jax.training.checkpoint import Checkpoints, saved_metrics
 from ivt_jax.training.cluster import (
     check_shared,
     exchange,
@@ -129,6 +129,10 @@ def _train(
             max(round(epochs * epoch_steps), 1) if epochs else 0
             for epochs in (config.training.eval_epochs, config.training.save_epochs)
         )
+
+        def evaluates(step: int) -> bool:
+            return step == total_steps or bool(eval_steps and step % eval_steps == 0)
+
         last = total_steps
         if config.training.stop_after:
             last = min(last, first + config.training.stop_after)
@@ -139,6 +143,8 @@ def _train(
             if life.note:
                 log.say(life.note)
             metrics, due, cut, saved = {}, None, 0, first
+            if first and evaluates(first) and _unscored(workdir, first, evaluator):
+                checkpoints.save(state, metrics=evaluator(state.params, first, log))
             for step in range(first + 1, last + 1):
                 batch = life.next(functools.partial(window.next, batches), step)
                 if batch is None:  # a signal came first
@@ -159,7 +165,7 @@ def _train(
                     _refuse_divergence(*due)
                     due = None
                 stopping = life.signal is not None or step == last
-                evaluate = step == total_steps or (eval_steps and step % eval_steps == 0)
+                evaluate = evaluates(step)
                 save = stopping or (save_steps and step % save_steps == 0)
                 if evaluate or save:
                     _log(log, step, metrics, window, schedule)
@@ -180,6 +186,7 @@ def _train(
             batches.close()
             checkpoints.wait()
             cut = sum(map(int, exchange("cut texts", str(cut))))
+            data.list_bad([], workdir / "substituted.jsonl", log.say)
             step = int(state.step)
             if life.signal is not None and step < total_steps:
                 raise UserError(
@@ -259,6 +266,11 @@ def _introduce(log, config, data, shapes, epoch_steps, total_steps, note) -> Non
     log.say(f"passes by the last step: {passes}")
     for line in note.splitlines():
         log.say(line)
+
+
+def _unscored(workdir: Path, step: int, evaluator: "_Evaluator") -> bool:
+    """Whether a signal broke off the evaluation of a saved step."""
+    return bool(evaluator.sources) and saved_metrics(workdir, step)["score"] < 0
 
 
 class _Window:

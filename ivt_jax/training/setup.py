@@ -65,13 +65,17 @@ class Data:
             except ImageError as error:
                 line |= {"reason": error.reason, "detail": error.detail}
             found.append(json.dumps(line))
+        self.list_bad(found, file, say)
+        return int(batch.pop("truncated").sum())
+
+    def list_bad(self, found: list[str], file: Path, say: Callable[[str], None]) -> None:
+        """On process 0 lists the bad records that it found, and that others sent since."""
         for line in to_first("substituted", found):
             if file.exists() and line in file.read_text():
                 continue
             with file.open("a") as lines:
                 lines.write(line + "\n")
             say(f"unreadable image replaced by the next entry: {line} (listed in {file})")
-        return int(batch.pop("truncated").sum())
 
     @property
     def epoch_entries(self) -> int:

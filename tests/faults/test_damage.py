@@ -5,12 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from runs import LONG, ROOT, assert_same_run, environment, finish
 
 from ivt_jax.training.checkpoint import saved_steps
-from ivt_jax.training.telemetry import read_metrics
 
 LARGE = 10_000  # bytes; a flipped bit in such a file is in an array
 
@@ -112,16 +110,3 @@ def test_a_changed_configuration_is_printed_and_goes_on_only_if_accepted(data, r
     # It is now the run's own.
     output = finish("pretrain", data, run, *LONG, *changed, "--config.training.stop_after=1")
     assert "resumed at step 8" in output and "changed: seed" not in output
-
-
-def test_saved_on_one_mesh_it_goes_on_on_any_other(data, undisturbed, tmp_path):
-    expected = {line["step"]: line["loss"] for line in read_metrics(undisturbed)}
-    for stop, devices, fsdp in ((20, 4, 2), (20, 2, 1), (20, 1, 1)):
-        options = (f"--config.training.stop_after={stop}", f"--config.mesh.fsdp={fsdp}")
-        output = finish("pretrain", data, tmp_path, *LONG, *options, devices=devices)
-        assert f"{devices} cpu device" in output and "damaged" not in output
-    found = {line["step"]: line["loss"] for line in read_metrics(tmp_path)}
-    assert found.keys() == expected.keys()
-    np.testing.assert_allclose(
-        [found[step] for step in expected], list(expected.values()), rtol=1e-6
-    )

@@ -7,7 +7,16 @@ import signal
 import time
 
 import pytest
-from runs import LONG, STEPS, finish_many, outputs, read_metrics, start_many, wait_for_step
+from runs import (
+    LONG,
+    PATIENCE,
+    STEPS,
+    finish_many,
+    outputs,
+    read_metrics,
+    start_many,
+    wait_for_step,
+)
 from runs import wait_for_text as wait_for
 
 from ivt_jax.training.checkpoint import saved_steps
@@ -27,21 +36,21 @@ def workdir(tmp_path_factory):
 
 def stalled(data, workdir) -> None:
     """Row 10: one process sleeps in its own code, the other waits for it on a device."""
-    limits = ("--config.watchdog.step=10", "--config.watchdog.data=10")
+    limits = ("--config.watchdog.step=15", "--config.watchdog.data=15")
     processes = start_many(
         "pretrain", data, workdir, *LONG, *limits, processes=2, IVT_FAULT="sleep@step:5:1"
     )
     wait_for(processes[1], "sleeps at step")
     began = time.monotonic()
     said = outputs(processes)
-    assert time.monotonic() - began < 10 + 5 + SLACK
+    assert time.monotonic() - began < 15 + 5 + SLACK
     assert codes(processes) == [75, 75], said
     for number, output in enumerate(said):
         assert "no progress for" in output
         stacks = (workdir / "stalls" / f"process-{number}.txt").read_text()
         assert "loop.py" in stacks and "loop.py" in output
         assert ("in strike" in stacks) == (number == 1)
-    assert saved_steps(workdir)[-1] == 3
+    assert saved_steps(workdir)[-1] == 4
 
 
 def stopped(data, workdir) -> None:
@@ -73,10 +82,28 @@ def slow_then_terminated(data, workdir) -> None:
     assert read_metrics(workdir)[-1]["step"] == last
 
 
+def killed_while_saving(data, workdir, number) -> None:
+    """Row 8: a process dies in the middle of a save; the others leave, the save is none."""
+    before = saved_steps(workdir)
+    step = (before[-1] // 4 + 1) * 4
+    fault = f"slow@step,kill@save.mid:{step}:{number}"
+    processes = start_many("pretrain", data, workdir, *LONG, processes=2, IVT_FAULT=fault)
+    processes[number].wait(PATIENCE)
+    began = time.monotonic()
+    said = outputs(processes)
+    assert time.monotonic() - began < HEARTBEAT + 5 + SLACK
+    left = codes(processes)
+    assert left[number] == -signal.SIGKILL and left[1 - number] in (75, -signal.SIGABRT), said
+    assert f"step {step + 4}/" not in said[0]
+    assert set(saved_steps(workdir)) <= {*before, step}
+
+
 def test_whatever_happens_to_two_processes_the_run_ends_the_same(data, undisturbed, workdir):
     stalled(data, workdir)
     stopped(data, workdir)
     slow_then_terminated(data, workdir)
+    killed_while_saving(data, workdir, 1)
+    killed_while_saving(data, workdir, 0)
     said = finish_many("pretrain", data, workdir, *LONG, processes=2)
     assert f"step {STEPS} of {STEPS} is saved" in said[0]
     lines, references = read_metrics(workdir), read_metrics(undisturbed)

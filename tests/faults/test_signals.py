@@ -5,9 +5,9 @@ import signal
 import time
 
 import pytest
-from runs import LONG, finish, start, wait_for_step, wait_for_text
+from runs import LONG, compared_metrics, finish, start, wait_for_step, wait_for_text
 
-from ivt_jax.training.checkpoint import saved_steps
+from ivt_jax.training.checkpoint import saved_metrics, saved_steps
 from ivt_jax.training.lock import FILE
 
 
@@ -33,7 +33,7 @@ def test_a_second_job_is_refused_a_second_signal_leaves_at_once_and_the_lock_is_
 
     output = finish("pretrain", data, tmp_path, *LONG, "--config.training.stop_after=1")
     assert f"took over a lock left behind by process {first.pid}" in output
-    assert "resumed at step 6" in output
+    assert "resumed at step 4" in output, output
     assert not (tmp_path / FILE).exists()
 
 
@@ -67,8 +67,25 @@ def test_a_signal_while_data_is_awaited_saves_the_last_step(data, tmp_path):
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 143, output
     assert "step 5 of 60 is saved" in output
-    assert saved_steps(tmp_path) == [3, 5]
+    assert saved_steps(tmp_path) == [4, 5]
     assert time.monotonic() - began < 60
+
+
+@pytest.mark.chaos
+def test_a_signal_while_evaluating_saves_and_the_evaluation_is_made_up_for(data, tmp_path):
+    options = ("--config.training.steps=6", "--config.training.eval_epochs=0.2")
+    options += ("--config.training.save_epochs=0", "--config.evaluation.report=test")
+    process = start("finetune", data, tmp_path, *options, IVT_FAULT="slow@evaluate")
+    wait_for_text(process, "step 4/6  loss")
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 143, output
+    done = saved_steps(tmp_path)[-1]
+    assert done == 4 and saved_metrics(tmp_path, done)["score"] < 0
+    finish("finetune", data, tmp_path, *options)
+    finish("finetune", data, tmp_path / "undisturbed", *options)
+    assert compared_metrics(tmp_path) == compared_metrics(tmp_path / "undisturbed")
+    assert saved_metrics(tmp_path, done)["score"] > 0
 
 
 @pytest.mark.chaos
