@@ -176,7 +176,8 @@ def _train(
             cut = sum(map(int, exchange("cut texts", str(cut))))
             data.list_bad([], workdir / "substituted.jsonl", log.say)
             step = int(state.step)
-            if life.signal is not None and step < total_steps:
+            unscored = step == total_steps and _unscored(workdir, step, evaluator)
+            if life.signal is not None and (step < total_steps or unscored):
                 raise UserError(
                     f"stopped by {life.signal.name}; step {step} of {total_steps} is saved in "
                     f"{workdir}.\nThe same command goes on from there.",
