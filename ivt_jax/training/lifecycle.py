@@ -48,7 +48,7 @@ class Lifecycle:
         self._watchdog = Watchdog(workdir, **deadlines, leave=self.leave)
         self._agreement: Agreement | None = None
         self._pace = _Pace()
-        self._begun = False  # whether a step was given to the devices
+        self._begun = False  # whether a step was done by all
 
     def __enter__(self) -> "Lifecycle":
         with cluster.together("lock"):
@@ -106,12 +106,13 @@ class Lifecycle:
         From the first step on there is something to save before a signal stops the run.
         With several processes both are what they told a step ago, so that no device waits.
         """
-        self._begun = True
         self._stop.begin()
         whole, own = self._pace.lap()
         if whole:
             self._watchdog.note_step(whole)
         told = self._hear(own)
+        # Others may still compile the first step, until they tell something.
+        self._begun = self._begun or self._agreement is None or told is not None
         self._pace.resume()
         return "" if told is None else self._pace.compare(told[:, 1], whole)
 
