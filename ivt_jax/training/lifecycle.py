@@ -48,7 +48,7 @@ class Lifecycle:
         self._watchdog = Watchdog(workdir, **deadlines, leave=self.leave)
         self._agreement: Agreement | None = None
         self._pace = _Pace()
-        self._begun = False  # whether a step was given to the devices
+        self._begun = False  # whether a step was done by all
 
     def __enter__(self) -> "Lifecycle":
         with cluster.together("lock"):
@@ -74,9 +74,14 @@ class Lifecycle:
         cluster.part(text, code)
 
     def connect(self, mesh) -> None:
-        """Tells the mesh that processes agree over."""
+        """Tells the mesh that processes agree over, and connects them while all are here.
+
+        Gloo and NCCL give up after a while; later one process may compile longer than another.
+        """
         if cluster.processes() > 1:
             self._agreement = Agreement(mesh)
+            with cluster.together("mesh"):
+                self._agreement.meet()
 
     def enter(self, doing: str, number: int = 0) -> None:
         """What the main thread begins; see `Watchdog.enter`."""
@@ -106,12 +111,13 @@ class Lifecycle:
         From the first step on there is something to save before a signal stops the run.
         With several processes both are what they told a step ago, so that no device waits.
         """
-        self._begun = True
         self._stop.begin()
         whole, own = self._pace.lap()
         if whole:
             self._watchdog.note_step(whole)
         told = self._hear(own)
+        # Others may still compile the first step, until they tell something.
+        self._begun = self._begun or self._agreement is None or told is not None
         self._pace.resume()
         return "" if told is None else self._pace.compare(told[:, 1], whole)
 
@@ -155,12 +161,18 @@ class Agreement:
         self._gather = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, REPLICATED))
         self._pending = None
 
+    def meet(self) -> None:
+        """Returns when all processes have come."""
+        jax.block_until_ready(self._tell(0.0, 0.0))
+
     def exchange(self, *numbers: float) -> np.ndarray | None:
         """Tells float32 numbers; returns those of the last call, (processes, n); None at first."""
-        mine = np.tile(np.asarray(numbers, np.float32), (jax.local_device_count(), 1))
-        sent = jax.make_array_from_process_local_data(self._sharding, mine)
-        told, self._pending = self._pending, self._gather(sent)
+        told, self._pending = self._pending, self._tell(*numbers)
         return None if told is None else np.asarray(told)[self._rows]
+
+    def _tell(self, *numbers: float) -> jax.Array:
+        mine = np.tile(np.asarray(numbers, np.float32), (jax.local_device_count(), 1))
+        return self._gather(jax.make_array_from_process_local_data(self._sharding, mine))
 
 
 class _Pace:

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from configs import base
 from ivt_jax.config import compare, difference, from_json, resolved_json, validate
 from ivt_jax.errors import UserError
 from ivt_jax.retrieval.evaluate import encode_split, make_encoders, score, truncation_note
@@ -34,6 +35,7 @@ from ivt_jax.training.state import create_state
 from ivt_jax.training.telemetry import Telemetry
 from ivt_jax.training.transfer import initial_params
 from ivt_jax.training.window import Window, scalars, write_line
+from ivt_jax.validation import leaves
 
 # Fields that change how a run is watched or fed, not what it computes.
 _FREE = ("data.workers", "data.threads", "data.prefetch", "data.cache_gib", "training.keep")
@@ -113,15 +115,13 @@ def _train(
         last = total_steps
         if config.training.stop_after:
             last = min(last, first + config.training.stop_after)
-        compare_steps = config.training.replica_steps
         skipped = float(state.opt_state.health.skipped)
         window = Window(config.training.batch_size, data, spent, skipped=skipped)
         recovery = _recovery(config, workdir, checkpoints, program, data)
         with Telemetry(workdir, start_step=first, total_steps=total_steps, quiet=not chief) as log:
+            note = f"{note}\n{life.note}"
             _introduce(log, config, data, program.shapes, epoch_steps, total_steps, note)
             strike("startup.compile", process=process())
-            if life.note:
-                log.say(life.note)
             metrics, due, cut, saved, offset = {}, None, 0, first, data_offset(state)
             batches = data.batches(config, start=first + offset, say=log.say)
             spent.mark(first, rest="prepare")
@@ -141,12 +141,9 @@ def _train(
                 profiler.before(step)
                 with spent.span(window.kind):
                     state, metrics = program.step(state, to_global(mesh, batch), key)
+                state = _struck(state, step)
                 recovery.note(step, metrics)
-                if strike("copy", step, process=process()):
-                    state = with_flipped_bit(state)
-                if note := life.agree():
-                    log.say(note)
-                if note := profiler.after(step, metrics):
+                for note in filter(None, (life.agree(), profiler.after(step, metrics))):
                     log.say(note)
                 window.count()
                 stopping = life.signal is not None or step == last
@@ -165,7 +162,7 @@ def _train(
                     life.pause()
                     window.restart()
                     continue
-                if evaluate or save or (compare_steps and step % compare_steps == 0):
+                if evaluate or save or due_at.comparison(step):
                     with spent.span("save"):
                         check(state, step)
                 if evaluate or save:
@@ -193,7 +190,9 @@ def _train(
             spent.mark(int(state.step), rest="other")
             cut = sum(map(int, exchange("cut texts", str(cut))))
             data.list_bad([], workdir / "substituted.jsonl", log.say)
-            _end(log, life, int(state.step), total_steps, workdir)
+            step = int(state.step)
+            unscored = step == total_steps and _unscored(workdir, step, evaluator)
+            _end(log, life, step, total_steps, workdir, complete=not unscored)
             if cut:
                 log.say(f"{cut} texts were longer than data.text_length and were cut")
     return scalars(metrics)
@@ -219,6 +218,11 @@ def _first_state(config: ConfigDict, checkpoints, program: Program, data: Data, 
     return state, note
 
 
+def _struck(state, step: int):
+    """The state, or one that a test wants spoiled here."""
+    return with_flipped_bit(state) if strike("copy", step, process=process()) else state
+
+
 def _recovery(config: ConfigDict, workdir: Path, checkpoints, program: Program, data: Data):
     return Recovery(
         workdir,
@@ -231,9 +235,11 @@ def _recovery(config: ConfigDict, workdir: Path, checkpoints, program: Program, 
     )
 
 
-def _end(log: Telemetry, life: Lifecycle, step: int, total_steps: int, workdir: Path) -> None:
+def _end(
+    log: Telemetry, life: Lifecycle, step: int, total_steps: int, workdir: Path, *, complete: bool
+) -> None:
     """Says where the run stands; UserError if a signal stopped it before its end."""
-    if life.signal is not None and step < total_steps:
+    if life.signal is not None and (step < total_steps or not complete):
         raise UserError(
             f"stopped by {life.signal.name}; step {step} of {total_steps} is saved in "
             f"{workdir}.\nThe same command goes on from there.",
@@ -283,7 +289,7 @@ def _claim(workdir: Path, config: ConfigDict, data: Data) -> list[str]:
         (workdir / "vocab.txt").write_bytes(data.tokenizer.path.read_bytes())
         _store(workdir, config)
         return []
-    changed = compare(from_json(file.read_text()), config)
+    changed = _changes(from_json(file.read_text()), config)
     refused = [line for line in changed if line.split(":")[0] not in _FREE]
     cure = "Use another --workdir, or the same values to resume it"
     if config.training.changed_config == "accept":
@@ -296,6 +302,13 @@ def _claim(workdir: Path, config: ConfigDict, data: Data) -> list[str]:
         lines = "\n  ".join(refused)
         raise UserError(f"{workdir} holds a run with another configuration:\n  {lines}\n{cure}.")
     return [f"changed: {line}" for line in changed]
+
+
+def _changes(saved: ConfigDict, config: ConfigDict) -> list[str]:
+    """What differs; a field that the saved run's release did not know had its default."""
+    old, new, defaults = leaves(saved), leaves(config), leaves(base.get_config())
+    known = [field for field in new if field in old or new[field] != defaults[field]]
+    return [line for line in compare(saved, config) if line.split(":")[0] in {*known, *old}]
 
 
 def _store(workdir: Path, config: ConfigDict) -> None:
@@ -325,7 +338,7 @@ class _Intervals:
     """The steps at which a run is evaluated and saved."""
 
     def __init__(self, config: ConfigDict, epoch_steps: int, total_steps: int):
-        self.total = total_steps
+        self.total, self.comparisons = total_steps, config.training.replica_steps
         self.evaluations, self.saves = (
             max(round(epochs * epoch_steps), 1) if epochs else 0
             for epochs in (config.training.eval_epochs, config.training.save_epochs)
@@ -336,6 +349,9 @@ class _Intervals:
 
     def save(self, step: int) -> bool:
         return bool(self.saves and step % self.saves == 0)
+
+    def comparison(self, step: int) -> bool:
+        return bool(self.comparisons and step % self.comparisons == 0)
 
 
 def _unscored(workdir: Path, step: int, evaluator: "_Evaluator") -> bool:

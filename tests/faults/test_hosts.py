@@ -55,8 +55,8 @@ def stalled(data, workdir) -> None:
 
 def stopped(data, workdir) -> None:
     """Row 9: a process that is suspended is found by its silence."""
-    fault = {"IVT_FAULT": "slow@step", "heartbeat": HEARTBEAT}
-    processes = start_many("pretrain", data, workdir, *LONG, processes=2, **fault)
+    run = ("pretrain", data, workdir, *LONG)
+    processes = start_many(*run, processes=2, heartbeat=HEARTBEAT, IVT_FAULT="slow@step")
     wait_for_step(workdir, 7, processes[0])
     processes[1].send_signal(signal.SIGSTOP)
     began = time.monotonic()
@@ -87,8 +87,9 @@ def killed_while_saving(data, workdir, number) -> None:
     """Row 8: a process dies in the middle of a save; the others leave, the save is none."""
     before = saved_steps(workdir)
     step = (before[-1] // 4 + 1) * 4
-    fault = {"IVT_FAULT": f"slow@step,kill@save.mid:{step}:{number}", "heartbeat": HEARTBEAT}
-    processes = start_many("pretrain", data, workdir, *LONG, processes=2, **fault)
+    fault = f"slow@step,kill@save.mid:{step}:{number}"
+    run = ("pretrain", data, workdir, *LONG)
+    processes = start_many(*run, processes=2, heartbeat=HEARTBEAT, IVT_FAULT=fault)
     processes[number].wait(PATIENCE)
     began = time.monotonic()
     said = outputs(processes)

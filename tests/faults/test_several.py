@@ -1,15 +1,9 @@
 """Runs of several processes: the results of one process, and what they refuse together."""
 
-import json
-import shutil
 import socket
 
 import pytest
 from runs import finish, finish_many, free_port, outputs, read_metrics, start
-
-from ivt_jax.data import synthetic
-from ivt_jax.data.builders.dataset import write_dataset
-from ivt_jax.data.builders.ingest import Split
 
 SHORT = ("--config.training.steps=6", "--config.training.eval_epochs=0.4")
 SHORT += ("--config.evaluation.report=", "--config.data.text_length=40")
@@ -19,40 +13,15 @@ NEAR |= dict.fromkeys(("R1", "mAP", "mINP"), {"abs": 0.1})
 
 
 @pytest.fixture(scope="module")
-def damaged(data, tmp_path_factory):
-    """The people, every fifth of which has lost the end of the training photo."""
-    folder = tmp_path_factory.mktemp("damaged")
-    records = {}
-    for split, count in (("train", 24), ("val", 8)):
-        drawn = synthetic.people_records(split, identities=count)
-        records[split] = [drawn[number] for number in range(len(drawn))]
-    for record in records["train"][::5]:
-        record["image"] = record["image"][: len(record["image"]) // 2]
-    write_dataset(
-        "synthetic_people",
-        {s: Split(range(len(r)), r.__getitem__) for s, r in records.items()},
-        out=folder,
-        vocabulary=synthetic.vocabulary(),
-    )
-    shutil.copytree(data / "synthetic_scenes", folder / "synthetic_scenes")
-    return folder
-
-
-def substituted(workdir) -> list[dict]:
-    lines = (workdir / "substituted.jsonl").read_text().splitlines()
-    return sorted(map(json.loads, lines), key=str)
-
-
-@pytest.fixture(scope="module")
-def alone(damaged, tmp_path_factory):
+def alone(data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("alone")
-    finish("finetune", damaged, workdir, *SHORT)
+    finish("finetune", data, workdir, *SHORT)
     return workdir
 
 
 @pytest.mark.parametrize(("processes", "devices"), [(2, 2), (4, 1)])
-def test_several_processes_compute_what_one_does(damaged, alone, tmp_path, processes, devices):
-    said = finish_many("finetune", damaged, tmp_path, *SHORT, processes=processes, devices=devices)
+def test_several_processes_compute_what_one_does(data, alone, tmp_path, processes, devices):
+    said = finish_many("finetune", data, tmp_path, *SHORT, processes=processes, devices=devices)
     assert f"{processes * devices} cpu device(s)" in said[0]
     assert not any("step" in output for output in said[1:])  # one of them speaks
     lines, references = read_metrics(tmp_path), read_metrics(alone)
@@ -61,7 +30,6 @@ def test_several_processes_compute_what_one_does(damaged, alone, tmp_path, proce
         assert (line["step"], line["kind"]) == (reference["step"], reference["kind"])
         for name in set(NEAR) & set(reference):
             assert line[name] == pytest.approx(reference[name], **NEAR[name]), name
-    assert substituted(tmp_path) == substituted(alone) != []
     cut = "texts were longer than data.text_length"
     assert [line for line in said[0].splitlines() if cut in line]
 
