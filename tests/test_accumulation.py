@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import NamedSharding
+from runs import compared_metrics, finish
 from test_sharding import MESHES, RANDOM, collectives, mesh_of, optimizer
 from tiny import CONFIG, network, training_batch
 
@@ -150,6 +151,22 @@ def test_nothing_but_features_and_gradients_travels():
 def test_nor_does_anything_move_sideways_where_parameters_are_split():
     found = collectives(step_on("data and fsdp")[0].as_text())
     assert found["all-to-all"] == 0 and found["collective-permute"] == 0, found
+
+
+@pytest.mark.slow
+def test_a_run_in_parts_and_chunks_has_the_losses_of_a_plain_one(data, tmp_path):
+    """Fine-tuning with three levels, nothing random on the device, in processes of 1 and 2."""
+    still = ["data.erase=0.0", "model.drop_path=0.0", "model.text_dropout=0.0"]
+    still += ["masking.strategy=none", "objective.levels=joint", "model.dtype=float32"]
+    still += ["training.steps=4", "evaluation.dataset="]
+    parts = ["training.accumulate=2", "objective.chunk=7"]
+    losses = {}
+    for name, values, devices in (("plain", still, 1), ("parts", still + parts, 2)):
+        options = [f"--config.{value}" for value in values]
+        finish("finetune", data, tmp_path / name, *options, devices=devices)
+        losses[name] = [line["loss"] for line in compared_metrics(tmp_path / name)]
+    assert len(set(losses["plain"])) == 4
+    np.testing.assert_allclose(losses["parts"], losses["plain"], rtol=1e-5)
 
 
 def test_an_unknown_choice_is_named():
