@@ -305,7 +305,10 @@ def test_changed_files_are_refused(folder, tmp_path):
         ({"width": 1 << 22}, "smaller than the model"),
         ({"depth": 1 << 24}, "smaller than the model"),
         ({"image_size": [1 << 24, 1 << 24]}, "smaller than the model"),
-        ({"vocabulary_size": 100}, r"word_table: F32 \(1024, 32\) instead of F32 \(100, 32\)"),
+        (
+            {"vocabulary_size": 100},
+            r"word_table: float32 \(1024, 32\) instead of float32 \(100, 32\)",
+        ),
         ({"depth": 1}, "blocks.1.norm1.weight: unknown"),
         ({"heads": 5}, "must divide"),
         ({"width": "32"}, "width must be a whole number"),
