@@ -28,7 +28,7 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 SUMS = "SHA256SUMS"
 NEEDED = (CONFIG, WEIGHTS, "vocab.txt", SUMS)  # what reading a folder back takes
-TEMPLATES = ("modeling_ivt.py", "evaluate.py")
+TEMPLATES = ("modeling_ivt.py", "evaluate.py", "requirements.txt")
 SIZES = (
     "patch_size",
     "patch_stride",
