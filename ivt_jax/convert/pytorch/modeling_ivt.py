@@ -24,13 +24,13 @@ except ImportError:
     except ImportError:
         snapshot_download = None
 
-        class PyTorchModelHubMixin:
+        class PyTorchModelHubMixin:  # pyright: ignore
             """Stands in for the class of huggingface_hub: reads a folder, knows no hub."""
 
             @classmethod
             def from_pretrained(cls, folder):
                 """The model of a folder, ready to encode."""
-                return cls._from_pretrained(model_id=folder)
+                return cls._from_pretrained(model_id=folder)  # pyright: ignore
 
     class PreTrainedConfig:
         """Stands in for the class of transformers: a bag of values."""
@@ -65,14 +65,14 @@ except ImportError:
             return model.eval()
 
         def _save_pretrained(self, save_directory):
-            super()._save_pretrained(save_directory)
+            super()._save_pretrained(save_directory)  # pyright: ignore
             for file in self.folder.iterdir():  # code, vocabulary, card
                 if file.is_file() and file.name not in DATA:
                     shutil.copy(file, save_directory)
 
         def push_to_hub(self, repo_id, *, private=True, **options):
             """Uploads the model with the other files of its folder; private unless asked."""
-            return super().push_to_hub(repo_id, private=private, **options)
+            return super().push_to_hub(repo_id, private=private, **options)  # pyright: ignore
 
 
 DATA = ("config.json", "model.safetensors", "SHA256SUMS")
