@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,8 +53,10 @@ def test_the_card_tells_results_misuse_and_no_local_path(folder, run, people, sc
 
 
 def card_of(config, **changes):
-    facts = {"earlier": [], "step": 1, "choice": "", "parameters": 2, "results": [], "usage": ""}
-    return model_card("x", config=config, **facts | {"made_with": ""} | changes)
+    facts: dict[str, Any] = {"earlier": [], "step": 1, "choice": "", "parameters": 2}
+    facts.update(results=[], usage="", made_with="")
+    facts.update(changes)
+    return model_card("x", config=config, **facts)
 
 
 def test_the_card_tells_weights_it_began_with_and_not_where_they_lay():
@@ -101,7 +104,8 @@ def test_the_code_of_the_card_runs(folder, tmp_path):
         photo.rename(copy / name)
     blocks = (copy / "README.md").read_text().split("```python\n")[1:]
     code = "\n".join(block.partition("```")[0] for block in blocks)
-    start = f"import os, sys; os.environ['HF_HOME'] = os.getcwd(); os.chdir('model'); sys.path.append({str(ROOT)!r})\n"
+    start = f"import os, sys; sys.path.append({str(ROOT)!r}); "
+    start += "os.environ['HF_HOME'] = os.getcwd(); os.chdir('model')\n"
     done = python_without(tmp_path, (), "-c", start + code)
     assert len(blocks) == 3 and done.returncode == 0, done.stderr
     first, second = done.stdout.split("\n[")
