@@ -4,7 +4,7 @@
     python evaluate.py --data=FOLDER --split=test  a dataset that `ivt_jax prepare` wrote
 
 Needs what requirements.txt beside it lists: torch, safetensors, tokenizers, numpy and Pillow; for a
-prepared dataset also tensorflow-datasets and importlib_resources. No JAX, no TensorFlow.
+prepared dataset also tensorflow-datasets. No JAX, no TensorFlow.
 """
 
 import argparse
