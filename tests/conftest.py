@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import pytest
 from absl import flags
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -20,3 +21,22 @@ os.environ.setdefault(
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Prepared datasets for runs in processes; see tests/runs.py."""
+    from runs import write_data
+
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(data, tmp_path_factory):
+    """The folder of a pretraining that nothing happened to: what every disturbed one must equal."""
+    from runs import LONG, STEPS, finish
+
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    output = finish("pretrain", data, workdir, *LONG)
+    assert f"step {STEPS} of {STEPS} is saved" in output
+    return workdir

@@ -30,6 +30,7 @@ LEVELS = {
     "ivt_jax.data.pipeline": 2,
     "ivt_jax.data.builders": 5,
     "ivt_jax.training.accumulation": 3,
+    "ivt_jax.training.faults": 0,
     "ivt_jax.training.lifecycle": 1,
     "ivt_jax.training.chips": 1,
     "ivt_jax.training.compilation_cache": 1,
