@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import orbax.checkpoint as ocp
 
 from ivt_jax.errors import UserError, run
 from ivt_jax.training import integrity, steps
 from ivt_jax.training.integrity import Damaged
-from ivt_jax.training.restore import compare, first_line, saved_tree
+from ivt_jax.training.restore import compare, first_line, read_item, saved_tree
 
 _EXIT_DAMAGED = 4
 
@@ -73,17 +72,16 @@ def _examine(folder: Path, step: int) -> Row:
 def _read_all(saved: Path) -> dict:
     """All arrays of a checkpoint as it describes them itself, on one device."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    with ocp.StandardCheckpointer() as reader:
-        return {
-            item: reader.restore(
-                saved / item,
-                jax.tree.map(
-                    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-                    saved_tree(saved / item),
-                ),
-            )
-            for item in ("params", "optimizer")
-        }
+    return {
+        item: read_item(
+            saved / item,
+            jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+                saved_tree(saved / item),
+            ),
+        )
+        for item in ("params", "optimizer")
+    }
 
 
 def main(argv: list[str]) -> int:

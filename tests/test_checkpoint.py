@@ -19,6 +19,7 @@ from ivt_jax.training.checkpoint import (
 )
 from ivt_jax.training.sharding import make_mesh, state_shardings
 from ivt_jax.training.state import TrainState
+from ivt_jax.training.steps import clear_way
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -155,6 +156,32 @@ def test_the_best_of_an_earlier_process_stays(tmp_path):
     save(tmp_path, {1: 50.0, 2: 10.0}, keep=1)
     save(tmp_path, {3: 20.0, 4: 30.0}, keep=1)
     assert saved_steps(tmp_path) == [1, 4]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_step_saved_again_is_there_all_the_time(tmp_path, monkeypatch, fails):
+    """As after an evaluation that a signal had broken off."""
+    save(tmp_path, {1: None, 2: None})
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        if fails:
+            monkeypatch.setattr(checkpoints._writer, "save", raising(OSError(28, "full")))
+        checkpoints.save(fresh_state(2), metrics={"score": 7.0})
+        if fails:
+            assert refusal(checkpoints.wait).exit_code == 73
+        else:
+            checkpoints.wait()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2"]
+    assert sorted(path.name for path in (tmp_path / "integrity").iterdir()) == ["1.json", "2.json"]
+    assert saved_metrics(tmp_path, 2)["score"] == (-1.0 if fails else 7.0)
+    assert_bit_equal(restore(tmp_path, fresh_state(2))[0], fresh_state(2))
+
+
+def test_a_kill_between_old_and_new_puts_the_old_back(tmp_path):
+    save(tmp_path, {1: None, 2: None})
+    clear_way(tmp_path, 2)
+    assert saved_steps(tmp_path) == [1]
+    assert_bit_equal(restore(tmp_path, fresh_state(2))[0], fresh_state(2))
+    assert saved_steps(tmp_path) == [1, 2]
 
 
 def test_choosing_what_is_not_there_is_an_error(tmp_path):

@@ -12,24 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
-from ml_collections import ConfigDict
 
-from ivt_jax.config import from_json
 from ivt_jax.errors import EXIT_CANNOT_WRITE, UserError
 from ivt_jax.training import integrity, steps
+from ivt_jax.training.cluster import exchange, from_first, is_first, process
 from ivt_jax.training.faults import fill_disk, strike
 from ivt_jax.training.integrity import RECORD, Damaged
 from ivt_jax.training.restore import (
-    agree,
-    any_process,
+    EXIT_NO_CHECKPOINT,
+    choose_step,
     compare,
     first_line,
     listed,
     proven,
     read_arrays,
+    read_config,
+    restore_params,
+    saved_metrics,
 )
 from ivt_jax.training.state import TrainState
 from ivt_jax.training.steps import FOLDER, saved_steps
@@ -45,8 +45,9 @@ __all__ = [
 ]
 ARRAYS = ("params", "optimizer")  # the items of arrays; the others are JSON
 FAILURES = 3  # saves in a row that may fail, the last of which ends the run
-_EXIT_NO_CHECKPOINT = 4
 _WRITE_FAULT = re.compile("RESOURCE_EXHAUSTED|PERMISSION_DENIED|No space left|os_error_code")
+_BARRIERS = ("async_write_complete", "async_commit_complete")  # of a save, as Orbax calls them
+_PATIENCE = 1200  # seconds until a process that does not come to one is given up
 # Loggers that print a traceback for every array of a save that failed, and how each begins.
 _DROWNING = (("asyncio", "Task exception was never retrieved"), ("absl", "[process="))
 
@@ -62,14 +63,16 @@ class Checkpoints:
     def __init__(self, workdir: Path, *, keep: int, config: dict[str, Any] | None = None):
         self.run, self.folder = Path(workdir), (Path(workdir) / FOLDER).absolute()
         self._keep, self._config = keep, config or {}
-        self._chief = jax.process_index() == 0
+        self._chief = is_first()
         self._failures, self._reason = 0, ""  # saves that failed since the last good one, and why
         self._step = 0  # that is being saved
+        self._asked, self._saves = 0, 0  # names of what processes tell each other serve once
+        self._barriers: list[str] = []  # of this save, still to come
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None  # of the thread
         if self._chief:
             self.folder.mkdir(parents=True, exist_ok=True)
-            steps.remove_leftovers(self.run)
+            steps.sweep(self.run)
         handlers = {
             "metrics": ocp.JsonCheckpointHandler("metrics"),
             **{name: ocp.StandardCheckpointHandler() for name in ARRAYS},
@@ -78,8 +81,10 @@ class Checkpoints:
         self._writer = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(**handlers),
             async_options=ocp.options.AsyncOptions(
+                timeout_secs=_PATIENCE,
                 post_finalization_callback=self._before_commit,  # Orbax calls it before the rename
                 create_directories_asynchronously=False,  # a full disk then fails at once
+                barrier_sync_fn=self._meet,
             ),
         )
 
@@ -106,9 +111,9 @@ class Checkpoints:
         """
         self._settle()
         self._step = step = int(state.step)
-        process = jax.process_index()
-        strike("save.begin", step, process=process)
-        fill_disk(strike("save.full", step, process=process))
+        self._saves, self._barriers = self._saves + 1, [*_BARRIERS]
+        strike("save.begin", step, process=process())
+        fill_disk(strike("save.full", step, process=process()))
         items = {"config": self._config, "metrics": {"score": -1.0, **metrics}}
         arrays = {"params": state.params, "optimizer": state.opt_state}
         leaves, broken = integrity.fingerprints(arrays)
@@ -136,11 +141,28 @@ class Checkpoints:
             raise self._refusal()
 
     def _start(self, step: int, arrays: dict[str, Any], texts: dict[str, Any]) -> None:
-        if self._chief:
-            steps.clear_way(self.run, step)
+        error = None
+        try:
+            if self._chief:
+                steps.clear_way(self.run, step)
+        except OSError as caught:
+            error = caught
+        reason = self._any(error)  # in Orbax the others would wait for ever
+        if reason:
+            raise error or OSError(reason)
         saved = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
         saved |= {name: ocp.args.JsonSave(item) for name, item in texts.items()}
         self._writer.save(self.folder / str(step), args=ocp.args.Composite(**saved))
+
+    def _meet(self, *, key: str, timeout_ms: int) -> None:
+        """A barrier of Orbax's: here a process can tell that its part failed, and then all do."""
+        name = next(barrier for barrier in _BARRIERS if barrier in key)
+        self._barriers.remove(name)
+        told = first_line(self._error) if self._error else ""
+        told = exchange(f"{name}/{self._saves}", told, seconds=timeout_ms / 1000)
+        for number, text in enumerate(told):
+            if text:
+                raise OSError(f"process {number}: {text}")
 
     def _before_commit(self) -> None:
         """On the chief only: JSON files are as safe as arrays before the step has its name."""
@@ -150,19 +172,18 @@ class Checkpoints:
 
     def _finish(self, step: int) -> None:
         """Runs beside training until the step is on the disk, proven and older ones deleted."""
-        process = jax.process_index()
         try:
             if self._error:
                 return
-            strike("save.mid", step, process=process)
+            strike("save.mid", step, process=process())
             self._writer.wait_until_finished()
-            strike("save.post_commit", step, process=process)
+            strike("save.post_commit", step, process=process())
             if self._chief:
                 strike("save.pre_manifest", step)
                 self._write_manifest(step)
                 strike("save.gc", step)
                 self._prune()
-                steps.remove_leftovers(self.run)  # a failed save may have written on for a while
+                steps.sweep(self.run)  # a failed save may have written on for a while
         except Exception as error:
             self._fail(error)
 
@@ -180,7 +201,10 @@ class Checkpoints:
                 *(self._step, self.folder, first_line(error), saved_steps(self.run)),
             )
             with contextlib.suppress(OSError):
-                steps.remove_leftovers(self.run)
+                steps.sweep(self.run)
+        for name in list(self._barriers):  # others wait there
+            with contextlib.suppress(OSError):
+                self._meet(key=name, timeout_ms=1000 * _PATIENCE)
 
     def _settle(self) -> None:
         """Ends the save that is under way; counts failures, which all processes agree on."""
@@ -188,12 +212,18 @@ class Checkpoints:
             return
         self._thread.join()
         self._thread, error, self._error = None, self._error, None
+        self._reason = self._any(error)
         if error and not _is_write_fault(error):
             raise error
-        self._reason = first_line(error) if error else "another process could not write it"
-        self._failures = self._failures + 1 if any_process(error is not None) else 0
+        self._failures = self._failures + 1 if self._reason else 0
         if self._failures >= FAILURES:
             raise self._refusal()
+
+    def _any(self, error: Exception | None) -> str:
+        """What any process says went wrong, or ""; all have to ask."""
+        self._asked += 1
+        told = exchange(f"checkpoints/{self._asked}", first_line(error) if error else "")
+        return next(filter(None, told), "")
 
     def _refusal(self) -> UserError:
         times = f", {self._failures} times in a row" if self._failures > 1 else ""
@@ -252,22 +282,21 @@ class Checkpoints:
                         steps.set_aside(self.run, later, steps.ABANDONED)
             return state
         damaged = steps.damaged_steps(self.run)
-        if any_process(bool(damaged)):
+        if damaged:
             raise UserError(
                 f"{self.folder} holds no good checkpoint; damaged are {', '.join(damaged)}.\n"
                 "Nothing was overwritten, and the run does not start from nothing by itself: put "
                 "back a copy of a checkpoint, or name another --workdir.",
-                exit_code=_EXIT_NO_CHECKPOINT,
+                exit_code=EXIT_NO_CHECKPOINT,
             )
         return None
 
     def _newest(self, before: int | None) -> int | None:
         """The newest step on the disk, as the chief sees it."""
         found = [step for step in saved_steps(self.run) if before is None or step < before]
-        newest = found[-1] if found else -1
-        if jax.process_count() > 1:
-            newest = int(multihost_utils.broadcast_one_to_all(np.int32(newest)))
-        return newest if newest >= 0 else None
+        self._asked += 1
+        newest = from_first(f"newest/{self._asked}", str(found[-1]) if found else "")
+        return int(newest) if newest else None
 
     def _restore(self, step: int, target: TrainState) -> TrainState:
         """One step, verified; Damaged on every process if it is so for one."""
@@ -277,7 +306,8 @@ class Checkpoints:
                 whole = proven(self.run, step)
         except Damaged as error:
             problem = error
-        agree(problem)
+        if reason := self._any(problem):
+            raise Damaged(reason)
         arrays, error = None, None
         try:
             arrays = read_arrays(
@@ -291,9 +321,10 @@ class Checkpoints:
             raise UserError(
                 f"checkpoint {self.folder / str(step)} cannot be restored, though its files are "
                 f"whole: {first_line(error)}",
-                exit_code=_EXIT_NO_CHECKPOINT,
+                exit_code=EXIT_NO_CHECKPOINT,
             ) from error
-        agree(error)
+        if reason := self._any(error):
+            raise Damaged(reason)
         assert arrays is not None
         compare(self.run, step, arrays)
         if self._chief and not whole and integrity.read_record(self.folder / str(step)):
@@ -310,77 +341,3 @@ def _says_more(record: logging.LogRecord) -> bool:
 def _is_write_fault(error: Exception) -> bool:
     # TensorStore raises ValueError for a full disk.
     return isinstance(error, OSError) or bool(_WRITE_FAULT.search(str(error)))
-
-
-def read_config(run: Path) -> ConfigDict:
-    """The resolved configuration a run was started with. JSON only: nothing is executed."""
-    file = run / "config.json"
-    if not file.is_file():
-        raise UserError(
-            f"{run} is no run folder: it has no config.json; name the --workdir of a training"
-        )
-    try:
-        return from_json(file.read_text())
-    except ValueError as error:
-        raise UserError(
-            f"{file} is damaged ({error}); put back a copy of it, or start a new run"
-        ) from error
-
-
-def saved_metrics(run: Path, step: int) -> dict[str, float]:
-    """The metrics that were saved with a step; UserError (exit code 4) if they are damaged."""
-    try:
-        return integrity.read_item(steps.step_folder(run, step), "metrics", file="metrics")
-    except (Damaged, OSError) as error:
-        raise UserError(
-            f"checkpoint {step} is damaged: {error}\n"
-            "Move that step's folder away to go on without it.",
-            exit_code=_EXIT_NO_CHECKPOINT,
-        ) from error
-
-
-def choose_step(run: Path, step: int = -1) -> int:
-    """The given step, or for -1 the one with the highest score, else the newest.
-
-    Raises UserError when the run has no (such) checkpoint.
-    """
-    found = saved_steps(run)
-    if not found:
-        raise UserError(
-            f"{run} holds no checkpoints; was it trained, and is the path right?",
-            exit_code=_EXIT_NO_CHECKPOINT,
-        )
-    if step == -1:
-        return max(found, key=lambda step: (saved_metrics(run, step)["score"], step))
-    if step not in found:
-        raise UserError(
-            f"{run} has no checkpoint of step {step}; it has {found}",
-            exit_code=_EXIT_NO_CHECKPOINT,
-        )
-    return step
-
-
-def restore_params(run: Path, step: int, shapes) -> dict:
-    """The parameters of one step as numpy arrays, whatever devices saved them.
-
-    Raises UserError when they do not fit `shapes` (a tree of ShapeDtypeStructs; exit code 2), or
-    are not what was saved (4).
-    """
-    run = Path(run)
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    target = jax.tree.map(
-        lambda shape: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=device), shapes
-    )
-    try:
-        proven(run, step)
-        arrays = read_arrays(run, step, {"params": target})
-        compare(run, step, arrays)
-        return jax.tree.map(np.asarray, arrays["params"])
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"checkpoint {steps.step_folder(run, step)} is damaged: {first_line(error)}\n"
-            "Name another step; `python -m ivt_jax verify --run` tells which are whole.",
-            exit_code=_EXIT_NO_CHECKPOINT,
-        ) from error

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from configs import base
 from ivt_jax.config import compare, difference, from_json, resolved_json, validate
 from ivt_jax.errors import UserError
 from ivt_jax.retrieval.evaluate import encode_split, make_encoders, score, truncation_note
@@ -32,6 +33,7 @@ from ivt_jax.training.sharding import make_mesh, to_global
 from ivt_jax.training.state import create_state
 from ivt_jax.training.telemetry import Telemetry
 from ivt_jax.training.transfer import initial_params
+from ivt_jax.validation import leaves
 
 # Fields that change how a run is watched or fed, not what it computes.
 _FREE = ("data.workers", "data.threads", "data.prefetch", "data.cache_gib", "training.keep")
@@ -216,7 +218,7 @@ def _claim(workdir: Path, config: ConfigDict, data: Data) -> list[str]:
         (workdir / "vocab.txt").write_bytes(data.tokenizer.path.read_bytes())
         _store(workdir, config)
         return []
-    changed = compare(from_json(file.read_text()), config)
+    changed = _changes(from_json(file.read_text()), config)
     refused = [line for line in changed if line.split(":")[0] not in _FREE]
     cure = "Use another --workdir, or the same values to resume it"
     if config.training.changed_config == "accept":
@@ -229,6 +231,13 @@ def _claim(workdir: Path, config: ConfigDict, data: Data) -> list[str]:
         lines = "\n  ".join(refused)
         raise UserError(f"{workdir} holds a run with another configuration:\n  {lines}\n{cure}.")
     return [f"changed: {line}" for line in changed]
+
+
+def _changes(saved: ConfigDict, config: ConfigDict) -> list[str]:
+    """What differs; a field that the saved run's release did not know had its default."""
+    old, new, defaults = leaves(saved), leaves(config), leaves(base.get_config())
+    known = [field for field in new if field in old or new[field] != defaults[field]]
+    return [line for line in compare(saved, config) if line.split(":")[0] in {*known, *old}]
 
 
 def _store(workdir: Path, config: ConfigDict) -> None:

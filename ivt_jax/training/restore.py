@@ -8,12 +8,16 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 
+from ivt_jax.config import from_json
 from ivt_jax.errors import UserError
 from ivt_jax.training import integrity, steps
 from ivt_jax.training.integrity import Damaged, Leaf, ManifestDamaged
 from ivt_jax.training.sharding import path_name
+from ivt_jax.training.steps import saved_steps
+
+EXIT_NO_CHECKPOINT = 4
 
 
 def proven(run: Path, step: int) -> bool:
@@ -41,28 +45,29 @@ def read_arrays(run: Path, step: int, target: dict[str, Any]) -> dict[str, Any]:
     """
     folder = steps.step_folder(run, step).absolute()
     record = integrity.read_record(folder)
-    with ocp.StandardCheckpointer() as reader:
-        if record:
-            saved = {
-                name: leaf
-                for name, leaf in record["leaves"].items()
-                if name.split("/")[0] in target
-            }
-        else:
-            logging.warning(
-                "checkpoint %s is of an older release and has no fingerprints: damage to it would "
-                "go unnoticed. The next one saved has them.",
-                folder,
-            )
-            saved = leaves_of({item: saved_tree(folder / item) for item in target})
-        faults = integrity.misfits(leaves_of(target), saved)
-        if faults:
-            raise UserError(
-                f"checkpoint {folder} is of another model:\n  "
-                + listed(faults, between="\n  ")
-                + "\nUse another --workdir, or put back config.json if it was changed."
-            )
-        return {item: reader.restore(folder / item, tree) for item, tree in target.items()}
+    if record:
+        every = record["leaves"].items()
+        saved = {name: leaf for name, leaf in every if name.split("/")[0] in target}
+    else:
+        logging.warning(
+            "checkpoint %s is of an older release and has no fingerprints: damage to it would "
+            "go unnoticed. The next one saved has them.",
+            folder,
+        )
+        saved = leaves_of({item: saved_tree(folder / item) for item in target})
+    faults = integrity.misfits(leaves_of(target), saved)
+    if faults:
+        raise UserError(
+            f"checkpoint {folder} is of another model:\n  "
+            + listed(faults, between="\n  ")
+            + "\nUse another --workdir, or put back config.json if it was changed."
+        )
+    return {item: read_item(folder / item, tree) for item, tree in target.items()}
+
+
+def read_item(item: Path, target):
+    """One item of arrays; a handler, unlike a Checkpointer, waits for no other process."""
+    return ocp.StandardCheckpointHandler().restore(item, args=ocp.args.StandardRestore(target))
 
 
 def saved_tree(item: Path):
@@ -93,19 +98,6 @@ def compare(run: Path, step: int, arrays: dict[str, Any]) -> None:
         integrity.read_item(steps.step_folder(run, step), name, file=file)
 
 
-def any_process(here: bool) -> bool:
-    """Whether it holds for any process of the run; each has to ask."""
-    if jax.process_count() == 1:
-        return here
-    return bool(multihost_utils.process_allgather(np.array(here)).any())
-
-
-def agree(error: Exception | None) -> None:
-    """Raises Damaged on every process if one of them has met an error."""
-    if any_process(error is not None):
-        raise Damaged(first_line(error) if error else "another process could not read it")
-
-
 def first_line(error: Exception) -> str:
     """Of what an error says."""
     return (str(error) or type(error).__name__).splitlines()[0]
@@ -115,3 +107,77 @@ def listed(names: list[str], *, between: str = ", ") -> str:
     """The first 20 of some names."""
     more = f"{between}and {len(names) - 20} more" if len(names) > 20 else ""
     return between.join(names[:20]) + more
+
+
+def read_config(run: Path) -> ConfigDict:
+    """The resolved configuration a run was started with. JSON only: nothing is executed."""
+    file = run / "config.json"
+    if not file.is_file():
+        raise UserError(
+            f"{run} is no run folder: it has no config.json; name the --workdir of a training"
+        )
+    try:
+        return from_json(file.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"{file} is damaged ({error}); put back a copy of it, or start a new run"
+        ) from error
+
+
+def saved_metrics(run: Path, step: int) -> dict[str, float]:
+    """The metrics that were saved with a step; UserError (exit code 4) if they are damaged."""
+    try:
+        return integrity.read_item(steps.step_folder(run, step), "metrics", file="metrics")
+    except (Damaged, OSError) as error:
+        raise UserError(
+            f"checkpoint {step} is damaged: {error}\n"
+            "Move that step's folder away to go on without it.",
+            exit_code=EXIT_NO_CHECKPOINT,
+        ) from error
+
+
+def choose_step(run: Path, step: int = -1) -> int:
+    """The given step, or for -1 the one with the highest score, else the newest.
+
+    Raises UserError when the run has no (such) checkpoint.
+    """
+    found = saved_steps(run)
+    if not found:
+        raise UserError(
+            f"{run} holds no checkpoints; was it trained, and is the path right?",
+            exit_code=EXIT_NO_CHECKPOINT,
+        )
+    if step == -1:
+        return max(found, key=lambda step: (saved_metrics(run, step)["score"], step))
+    if step not in found:
+        raise UserError(
+            f"{run} has no checkpoint of step {step}; it has {found}",
+            exit_code=EXIT_NO_CHECKPOINT,
+        )
+    return step
+
+
+def restore_params(run: Path, step: int, shapes) -> dict:
+    """The parameters of one step as numpy arrays, whatever devices saved them.
+
+    Raises UserError when they do not fit `shapes` (a tree of ShapeDtypeStructs; exit code 2), or
+    are not what was saved (4).
+    """
+    run = Path(run)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=device), shapes
+    )
+    try:
+        proven(run, step)
+        arrays = read_arrays(run, step, {"params": target})
+        compare(run, step, arrays)
+        return jax.tree.map(np.asarray, arrays["params"])
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"checkpoint {steps.step_folder(run, step)} is damaged: {first_line(error)}\n"
+            "Name another step; `python -m ivt_jax verify --run` tells which are whole.",
+            exit_code=EXIT_NO_CHECKPOINT,
+        ) from error

@@ -7,6 +7,7 @@ FOLDER = "checkpoints"
 INTEGRITY = "integrity"
 CORRUPT = ".corrupt"  # set aside because it was damaged; never used, never deleted
 ABANDONED = ".abandoned"  # set aside because the run went on from before it; the same
+_REPLACED = ".replaced"  # until the same step, saved again, is there
 _REMOVING = ".removing"
 _UNFINISHED = "*.orbax-checkpoint-tmp*"
 
@@ -49,9 +50,9 @@ def set_aside(run: Path, step: int, mark: str) -> Path:
 
 
 def clear_way(run: Path, step: int) -> None:
-    """Makes room for a step about to be saved: one of that number gives its name up."""
+    """Makes room for a step about to be saved again; `sweep` puts the old one back if it is not."""
     if step_folder(run, step).exists():
-        set_aside(run, step, ABANDONED)
+        set_aside(run, step, _REPLACED)
     manifest_file(run, step).unlink(missing_ok=True)
 
 
@@ -63,8 +64,19 @@ def remove(run: Path, step: int) -> None:
     shutil.rmtree(gone)
 
 
-def remove_leftovers(run: Path) -> None:
-    """Deletes what a killed process left: unfinished saves and half-deleted steps."""
+def sweep(run: Path) -> None:
+    """Clears up after a save that failed or was killed: unfinished and half-deleted folders."""
+    folder = Path(run) / FOLDER
     for pattern in (_UNFINISHED, f"*{_REMOVING}"):
-        for path in (Path(run) / FOLDER).glob(pattern):
+        for path in folder.glob(pattern):
             shutil.rmtree(path)
+    for path in folder.glob(f"*{_REPLACED}"):
+        step = int(path.name.removesuffix(_REPLACED))
+        old, manifest = Path(run) / INTEGRITY / f"{path.name}.json", manifest_file(run, step)
+        if step_folder(run, step).exists():
+            shutil.rmtree(path)
+            old.unlink(missing_ok=True)
+        else:
+            if old.exists():
+                old.rename(manifest)
+            path.rename(step_folder(run, step))

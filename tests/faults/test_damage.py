@@ -1,16 +1,15 @@
 """Files that change after they were written, and runs that are no longer what was saved."""
 
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from runs import LONG, ROOT, assert_same_run, environment, finish
 
 from ivt_jax.training.checkpoint import saved_steps
-from ivt_jax.training.telemetry import read_metrics
 
 LARGE = 10_000  # bytes; a flipped bit in such a file is in an array
 
@@ -109,19 +108,9 @@ def test_a_changed_configuration_is_printed_and_goes_on_only_if_accepted(data, r
     accept = ("--config.training.changed_config=accept", "--config.training.stop_after=1")
     output = finish("pretrain", data, run, *LONG, *changed, *accept)
     assert "resumed at step 7" in output and "changed: seed: 1234 -> 5" in output
-    # It is now the run's own.
+    # It is now the run's own. What an older release did not know is no change.
+    stored = json.loads((run / "config.json").read_text())
+    del stored["model"]["remat"]
+    (run / "config.json").write_text(json.dumps(stored))
     output = finish("pretrain", data, run, *LONG, *changed, "--config.training.stop_after=1")
     assert "resumed at step 8" in output and "changed: seed" not in output
-
-
-def test_saved_on_one_mesh_it_goes_on_on_any_other(data, undisturbed, tmp_path):
-    expected = {line["step"]: line["loss"] for line in read_metrics(undisturbed)}
-    for stop, devices, fsdp in ((20, 4, 2), (20, 2, 1), (20, 1, 1)):
-        options = (f"--config.training.stop_after={stop}", f"--config.mesh.fsdp={fsdp}")
-        output = finish("pretrain", data, tmp_path, *LONG, *options, devices=devices)
-        assert f"{devices} cpu device" in output and "damaged" not in output
-    found = {line["step"]: line["loss"] for line in read_metrics(tmp_path)}
-    assert found.keys() == expected.keys()
-    np.testing.assert_allclose(
-        [found[step] for step in expected], list(expected.values()), rtol=1e-6
-    )
