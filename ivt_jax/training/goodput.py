@@ -28,7 +28,7 @@ BUCKETS = {
     "save": "the part of a save that the run waits for",
     "wasted": "steps done again after a crash or a rollback",
     "gap": "from the last line of a process to the start of the next",
-    "other": "leaving",
+    "other": "going back to a checkpoint, besides reading it",
 }
 _PROGRESS = ("data", "step", "evaluate", "save")  # what is wasted when the run goes back
 

@@ -112,11 +112,8 @@ def _train(
         first = step = int(state.step)
         key = jax.random.key(config.seed)
         due_at = _Intervals(config, epoch_steps, total_steps)
-        last = total_steps
-        if config.training.stop_after:
-            last = min(last, first + config.training.stop_after)
-        skipped = float(state.opt_state.health.skipped)
-        window = Window(config.training.batch_size, data, spent, skipped=skipped)
+        last = min(total_steps, first + (config.training.stop_after or total_steps))
+        window = Window(config.training.batch_size, data, spent, opt_state=state.opt_state)
         recovery = _recovery(config, workdir, checkpoints, program, data)
         with Telemetry(workdir, start_step=first, total_steps=total_steps, quiet=not chief) as log:
             note = f"{note}\n{life.note}"
@@ -163,8 +160,7 @@ def _train(
                     window.restart()
                     continue
                 if evaluate or save or due_at.comparison(step):
-                    with spent.span("save"):
-                        check(state, step)
+                    check(state, step)
                 if evaluate or save:
                     with spent.span("evaluate"):
                         scores = evaluator(state.params, step, log) if evaluate else {}
@@ -185,9 +181,8 @@ def _train(
                     break
             life.enter("save", int(state.step))
             batches.close()
-            with spent.span("save"):
-                checkpoints.wait()
-            spent.mark(int(state.step), rest="other")
+            checkpoints.wait()
+            spent.mark(int(state.step), rest="save")
             cut = sum(map(int, exchange("cut texts", str(cut))))
             data.list_bad([], workdir / "substituted.jsonl", log.say)
             step = int(state.step)

@@ -5,6 +5,7 @@ import time
 import numpy as np
 
 from ivt_jax.training.goodput import Goodput
+from ivt_jax.training.health import Guarded
 from ivt_jax.training.setup import Data
 from ivt_jax.training.telemetry import Telemetry
 
@@ -17,9 +18,10 @@ def scalars(metrics: dict) -> dict[str, float]:
 class Window:
     """Pace since the last line, the share of time spent waiting for data, and epochs so far."""
 
-    def __init__(self, batch_size: int, data: Data, spent: Goodput, *, skipped: float):
+    def __init__(self, batch_size: int, data: Data, spent: Goodput, *, opt_state: Guarded):
         self.batch_size, self.data, self.spent = batch_size, data, spent
-        self.kind, self.skipped = "compile", skipped  # what the next step's time counts as
+        self.kind = "compile"  # what the next step's time counts as
+        self.skipped = float(opt_state.health.skipped)
         self.restart()
 
     def restart(self) -> None:
