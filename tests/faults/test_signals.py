@@ -56,7 +56,7 @@ def test_before_the_first_step_a_signal_leaves_at_once(data, tmp_path, point, nu
     assert time.monotonic() - began < 5
     assert "before there was anything new to save" in output and "Traceback" not in output
     assert not (tmp_path / FILE).exists()
-    finish("pretrain", data, tmp_path, "--config.training.steps=3")
+    finish("pretrain", data, tmp_path, *LONG, "--config.training.stop_after=2")
 
 
 def test_a_signal_while_data_is_awaited_saves_the_last_step(data, tmp_path):
