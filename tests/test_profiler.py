@@ -6,6 +6,7 @@ import os
 import jax
 import jax.numpy as jnp
 import pytest
+from runs import finish
 
 from ivt_jax.training.compilation_cache import use_compilation_cache
 from ivt_jax.training.profiler import Profiler
@@ -82,3 +83,13 @@ def test_a_cache_switched_off_stays_off(no_cache, monkeypatch, tmp_path):
     finally:
         jax.config.update("jax_enable_compilation_cache", True)
     assert jax.config.values["jax_compilation_cache_dir"] is None and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_run_profiles_its_window_and_keeps_its_programs(data, tmp_path):
+    options = ("--config.training.steps=4", "--config.training.profile_steps=(2, 3)")
+    cache = {"JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    said = finish("pretrain", data, tmp_path / "run", *options, **cache)
+    assert f"profile up to step 3 in {tmp_path / 'run' / 'profile'}" in said
+    assert len(recorded(tmp_path / "run" / "profile")) == 1
+    assert list((tmp_path / "cache" / "ivt_jax" / "xla").iterdir())
