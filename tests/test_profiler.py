@@ -88,8 +88,11 @@ def test_a_cache_switched_off_stays_off(no_cache, monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_a_run_profiles_its_window_and_keeps_its_programs(data, tmp_path):
     options = ("--config.training.steps=4", "--config.training.profile_steps=(2, 3)")
-    cache = {"JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    said = finish("pretrain", data, tmp_path / "run", *options, **cache)
+    said = finish(
+        *("pretrain", data, tmp_path / "run", *options, "--config.evaluation.dataset="),
+        JAX_COMPILATION_CACHE_DIR="",
+        XDG_CACHE_HOME=str(tmp_path / "cache"),
+    )
     assert f"profile up to step 3 in {tmp_path / 'run' / 'profile'}" in said
     assert len(recorded(tmp_path / "run" / "profile")) == 1
     assert list((tmp_path / "cache" / "ivt_jax" / "xla").iterdir())

@@ -130,7 +130,7 @@ def dry_run(
     largest = asked
     if search and place.chip:
         unit = len(place.devices) * config.training.accumulate
-        say("looking for the largest batch that fits; Ctrl-C if it is of no interest")
+        say(f"looking for the largest batch that fits, by up to {_SEARCHES} more compilations")
         largest = largest_batch(asked, compiled, unit=unit, limit=place.chip.hbm)
         if largest.fits:
             say(f"largest batch that fits, by compiling it: {largest.batch_size:,}")
