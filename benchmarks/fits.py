@@ -11,7 +11,6 @@ import argparse
 
 from configs import cc4m
 from ivt_jax.training.chips import GIB
-from ivt_jax.training.compilation_cache import use_compilation_cache
 from ivt_jax.training.dry_run import Machine, bounds, compile_step, count_flops
 from pretrain.objective import VIEWS, make_objective
 
@@ -29,7 +28,6 @@ def main() -> None:
     parser.add_argument("--remat", default="block", help="model.remat")
     parser.add_argument("--rows", type=int, default=512, help="pairs a chip and micro-batch")
     arguments = parser.parse_args()
-    use_compilation_cache()
     print(f"| {_HEAD} |\n|{' --- |' * (_HEAD.count('|') + 1)}")
     for name in arguments.machines:
         for batch in arguments.batches:

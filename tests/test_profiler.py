@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from runs import finish
 
-from ivt_jax.training.compilation_cache import use_compilation_cache
+from ivt_jax.training.compilation_cache import nothing_kept, use_compilation_cache
 from ivt_jax.training.profiler import Profiler
 
 
@@ -73,6 +73,14 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(no_cache, monkeypatch, t
     use_compilation_cache()
     assert jax.config.values["jax_compilation_cache_dir"] is None
     assert caplog.text.count("cannot be written") == 2
+
+
+def test_what_cannot_be_read_back_is_not_kept():
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = jax.config.values[name]
+    with nothing_kept():
+        assert jax.config.values[name] > 1e9
+    assert jax.config.values[name] == before
 
 
 def test_a_cache_switched_off_stays_off(no_cache, monkeypatch, tmp_path):
