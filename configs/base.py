@@ -123,6 +123,7 @@ def _defaults() -> ConfigDict:
     training.eval_epochs = 1.0  # epochs between two evaluations; 0 = only at the end
     training.save_epochs = 1.0  # epochs between two checkpoints; 0 = at evaluations and the end
     training.keep = 2  # newest checkpoints kept, besides the best
+    training.changed_config = "refuse"  # a resume with other values: "refuse" | "accept" (printed)
     training.profile_steps = (0, 0)  # first, last step recorded into workdir/profile; (0, 0) = none
     training.stop_after = 0  # steps after which this process saves and stops; 0 = run to the end
 
@@ -132,6 +133,13 @@ def _defaults() -> ConfigDict:
     evaluation.select = "val"  # split that chooses the best step; the official code takes "test"
     evaluation.report = "test"  # split scored beside it and never used for choosing; "" = none
     evaluation.batch_size = 64  # images or captions encoded at once, over all devices
+
+    # A run that makes no progress dumps the stacks of its threads and leaves (exit code 75).
+    watchdog = config.watchdog = ConfigDict()
+    watchdog.startup = 1800.0  # seconds until the first step is done, or for a save; 0 = any
+    watchdog.step = 120.0  # seconds for a step, or 10 median steps if that is longer; 0 = any
+    watchdog.step_limit = 900.0  # seconds for a step whatever the median is; 0 = any
+    watchdog.data = 600.0  # seconds for a batch, or for a process to wait for one; 0 = any
 
     mesh = config.mesh = ConfigDict()
     mesh.data = -1  # devices that share the batch; -1 = all that are left

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from ivt_jax.errors import UserError
+from ivt_jax.training.rollcall import Place
 from ivt_jax.validation import (
     MIXTURE,
     ConfigError,
@@ -46,7 +47,16 @@ __all__ = [
     "validate",
 ]
 
-_FLAGS = ("--config", "--workdir", "--dry_run")
+# Flags of a run on several hosts, which never enter the configuration: name -> field of Place,
+# and what --help says.
+_PLACE = {
+    "coordinator": ("coordinator", "HOST:PORT of process 0, where no cluster tells it"),
+    "num_processes": ("processes", "N processes in all; 1 = alone, whatever is found out"),
+    "process_id": ("process", "the number of this one, from 0 to N - 1"),
+    "join_timeout": ("join_timeout", "seconds to wait for the others at the start"),
+    "heartbeat_timeout": ("heartbeat_timeout", "seconds after which a silent process is dead"),
+}
+_FLAGS = ("--config", "--workdir", "--dry_run", *(f"--{flag}" for flag in _PLACE))
 
 
 def load_config(file: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
@@ -190,6 +200,7 @@ class Command(NamedTuple):
     config: ConfigDict  # checked
     workdir: str
     dry_run: str = ""  # the machine to compile for instead of training, "" = train
+    place: Place = Place()  # of this process among those of the run
 
 
 def parse_command_line(argv: Sequence[str], *, usage: str) -> Command:
@@ -218,10 +229,26 @@ def parse_command_line(argv: Sequence[str], *, usage: str) -> Command:
         faults.append(Fault("--workdir", "is missing; a folder for checkpoints and logs"))
     elif Path(workdir).exists() and not Path(workdir).is_dir():
         faults.append(Fault("--workdir", f"{workdir} is a file; name a folder"))
+    place, place_faults = _place(settings)
+    faults += place_faults
     if faults:
         print(f"error: {ConfigError(faults)}", file=sys.stderr)
         raise SystemExit(2)
-    return Command(config, workdir, machine)
+    return Command(config, workdir, machine, place)
+
+
+def _place(settings: dict[str, str]) -> tuple[Place, list[Fault]]:
+    values, faults = {}, []
+    for flag, (field, _) in _PLACE.items():
+        text = settings.get(flag)
+        if text is None:
+            continue
+        if flag != "coordinator" and not text.isdigit():
+            faults.append(Fault(f"--{flag}", f"must be a whole number (got {text!r})"))
+        else:
+            values[field] = text if flag == "coordinator" else int(text)
+    place = Place(**values)
+    return place, faults or [Fault(*fault) for fault in place.faults()]
 
 
 def _split(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[Fault]]:
@@ -258,6 +285,10 @@ def _help(usage: str) -> str:
         "  --workdir=FOLDER  checkpoints and logs; an interrupted run there is continued",
         "  --dry_run=MACHINE  compiles the step for v5e:16x16, 4xv5e:16x16 (four slices) or cpu:8",
         "                     and prints memory, time and the largest batch; trains nothing",
+        "  Several hosts (TPU pods, Slurm and the like are found out; docs/pods.md):",
+        *(f"    {f'--{flag}=...':<24}{words}" for flag, (_, words) in _PLACE.items()),
+        "  Exit codes: 0 done, 2 usage, 3 diverged, 4 no usable checkpoint, 5 unusable data,",
+        "    73 cannot write, 75 stalled, 130 and 143 saved after a signal (docs/pods.md)",
         "  --config.FIELD=VALUE  changes one value; fields and defaults, from configs/base.py:",
     ]
     defaults = leaves(base.get_config())

@@ -95,6 +95,7 @@ RULES: dict[str, Rule] = {
     "optimizer.momentum": _SHARE,
     "optimizer.beta1": _SHARE,
     "optimizer.beta2": _SHARE,
+    "training.changed_config": _one_of("refuse", "accept"),
     "schedule.name": _one_of("official", "cosine", "constant"),
     "training.accumulate_negatives": _one_of("all", "micro"),
     "evaluation.select": _one_of("val", "test"),
@@ -116,7 +117,8 @@ for _rule, _fields in {
     _NOT_NEGATIVE: "data.pad data.workers data.cache_gib objective.chunk optimizer.bias_factor"
     " optimizer.weight_decay optimizer.clip_norm schedule.warmup_epochs schedule.start_rate"
     " schedule.floor_rate schedule.first_epoch training.steps training.eval_epochs"
-    " training.save_epochs training.stop_after",
+    " training.save_epochs training.stop_after watchdog.startup watchdog.step watchdog.step_limit"
+    " watchdog.data",
     _POSITIVE: "model.kernel_deviation objective.epsilon optimizer.learning_rate"
     " optimizer.epsilon training.epochs",
 }.items():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,12 @@ import pytest
 from flax import nnx
 from jax.sharding import NamedSharding
 from runs import compared_metrics, finish
-from test_sharding import MESHES, RANDOM, collectives, mesh_of, optimizer
+from test_sharding import MESHES, RANDOM, mesh_of, optimizer
 from tiny import CONFIG, network, training_batch
 
 from finetune.objective import VIEWS, make_objective
 from ivt_jax.training.accumulation import make_gradients
+from ivt_jax.training.compiled import read_traffic
 from ivt_jax.training.sharding import BATCH, REPLICATED, path_name, to_global
 from ivt_jax.training.state import abstract_state, create_state, make_step, split_model
 
@@ -134,6 +136,10 @@ def test_every_mesh_computes_the_same_with_the_same_randomness(name):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+def collectives(compiled):
+    return Counter(c.kind for c in read_traffic(str(compiled.as_text())).collectives)
+
+
 def test_nothing_but_features_and_gradients_travels():
     """What the step of (8, 1) needs, with layers scanned and one loss over all levels.
 
@@ -141,7 +147,7 @@ def test_nothing_but_features_and_gradients_travels():
     gradients of the first two back. One all-reduce is of the loss and three are of gradients:
     the blocks' for images, the blocks' for texts, and everything else's.
     """
-    found = collectives(step_on("data")[0].as_text())
+    found = collectives(step_on("data")[0])
     assert found["all-to-all"] == 0 and found["collective-permute"] == 0, found
     assert found["all-gather"] == 3 and found["reduce-scatter"] == 2, found
     assert 0 < found["all-reduce"] <= 4, found
@@ -149,7 +155,7 @@ def test_nothing_but_features_and_gradients_travels():
 
 @pytest.mark.slow
 def test_nor_does_anything_move_sideways_where_parameters_are_split():
-    found = collectives(step_on("data and fsdp")[0].as_text())
+    found = collectives(step_on("data and fsdp")[0])
     assert found["all-to-all"] == 0 and found["collective-permute"] == 0, found
 
 

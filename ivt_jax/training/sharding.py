@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -57,6 +58,11 @@ def make_mesh(*, data: int, fsdp: int, devices: Sequence | None = None) -> Mesh:
         grid = mesh_utils.create_hybrid_device_mesh(
             (data // slices, fsdp), (slices, 1), devices, allow_split_physical_axes=True
         )
+    order = [device.process_index for device in grid.flat]
+    if order != sorted(order):
+        # A batch is cut into the shares of process 0, 1, ...: the mesh has to follow that order.
+        placed = sorted(devices, key=lambda device: (device.process_index, device.id))
+        grid = np.array(placed).reshape(data, fsdp)
     return Mesh(grid, _ALL, axis_types=(AxisType.Auto,) * 2)
 
 
