@@ -16,8 +16,8 @@ from pretrain.objective import VIEWS, make_objective
 
 _MACHINES = ("v5e:4x4", "v5e:16x16", "v4:8x8x8", "v6e:16x16", "4xv5e:16x16")
 _BATCHES = (4096, 65536)
-_HEAD = "machine | chips | batch | a chip | accumulate | memory | temporaries | compute | memory"
-_HEAD += " | network | pairs/s | MFU"
+_HEAD = "machine | chips | batch | a chip | remat | accumulate | memory | temporaries | compute"
+_HEAD += " | HBM | network | pairs/s | MFU"
 
 
 def main() -> None:
@@ -45,10 +45,11 @@ def row(name: str, batch: int, *, remat: str, rows: int) -> str:
         config.training.accumulate *= 2
     compiled = compile_step(config, machine, make_objective=make_objective, views=VIEWS)
     assert machine.chip
-    values = [name, count, f"{batch:,}", batch // count, config.training.accumulate]
+    values = [name, count, f"{batch:,}", batch // count, remat]
+    values += [config.training.accumulate]
     values += [f"{compiled.needed / GIB:.1f} of {machine.chip.hbm / GIB:.0f} GiB"]
     if not compiled.fits:
-        return f"| {' | '.join(map(str, values))} | does not fit |"
+        return f"| {' | '.join(map(str, values))} | does not fit{' |' * 6}"
     flops = count_flops(config, views=VIEWS)
     bound = bounds(compiled, flops, machine)
     mfu = flops.model / count / machine.chip.flops / bound.seconds

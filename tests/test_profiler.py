@@ -6,8 +6,9 @@ import os
 import jax
 import jax.numpy as jnp
 import pytest
+from runs import finish
 
-from ivt_jax.training.compilation_cache import use_compilation_cache
+from ivt_jax.training.compilation_cache import nothing_kept, use_compilation_cache
 from ivt_jax.training.profiler import Profiler
 
 
@@ -74,6 +75,14 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(no_cache, monkeypatch, t
     assert caplog.text.count("cannot be written") == 2
 
 
+def test_what_cannot_be_read_back_is_not_kept():
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = jax.config.values[name]
+    with nothing_kept():
+        assert jax.config.values[name] > 1e9
+    assert jax.config.values[name] == before
+
+
 def test_a_cache_switched_off_stays_off(no_cache, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     jax.config.update("jax_enable_compilation_cache", False)
@@ -82,3 +91,16 @@ def test_a_cache_switched_off_stays_off(no_cache, monkeypatch, tmp_path):
     finally:
         jax.config.update("jax_enable_compilation_cache", True)
     assert jax.config.values["jax_compilation_cache_dir"] is None and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_run_profiles_its_window_and_keeps_its_programs(data, tmp_path):
+    options = ("--config.training.steps=4", "--config.training.profile_steps=(2, 3)")
+    said = finish(
+        *("pretrain", data, tmp_path / "run", *options, "--config.evaluation.dataset="),
+        JAX_COMPILATION_CACHE_DIR="",
+        XDG_CACHE_HOME=str(tmp_path / "cache"),
+    )
+    assert f"profile up to step 3 in {tmp_path / 'run' / 'profile'}" in said
+    assert len(recorded(tmp_path / "run" / "profile")) == 1
+    assert list((tmp_path / "cache" / "ivt_jax" / "xla").iterdir())

@@ -1,5 +1,6 @@
 """Compiled programs kept on disk, so that a resumed run starts at once."""
 
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -26,3 +27,15 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
     else:
         logging.warning("%s cannot be written: every start compiles anew", folder)
+
+
+@contextlib.contextmanager
+def nothing_kept():
+    """Keeps no program compiled inside: one for a machine that is not here cannot be read back."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = jax.config.values[name]
+    jax.config.update(name, float("inf"))
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)

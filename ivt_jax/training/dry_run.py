@@ -23,7 +23,7 @@ from ivt_jax.errors import UserError
 from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.model.masking import mask_tokens
 from ivt_jax.training.chips import CHIPS, GIB, Chip, Target, network_seconds, parse_target
-from ivt_jax.training.compilation_cache import use_compilation_cache
+from ivt_jax.training.compilation_cache import nothing_kept
 from ivt_jax.training.compiled import KINDS, Traffic, read_traffic
 from ivt_jax.training.flops import StepFlops, step_flops
 from ivt_jax.training.program import batch_shapes, make_program
@@ -114,7 +114,6 @@ def dry_run(
       UserError: the machine or the configuration is wrong, libtpu is absent, or the step does not
         fit; the last after the largest batch that does is known.
     """
-    use_compilation_cache()
     place = Machine(config, machine)
     say(str(place))
 
@@ -130,7 +129,7 @@ def dry_run(
     largest = asked
     if search and place.chip:
         unit = len(place.devices) * config.training.accumulate
-        say("looking for the largest batch that fits; Ctrl-C if it is of no interest")
+        say(f"looking for the largest batch that fits, by up to {_SEARCHES} more compilations")
         largest = largest_batch(asked, compiled, unit=unit, limit=place.chip.hbm)
         if largest.fits:
             say(f"largest batch that fits, by compiling it: {largest.batch_size:,}")
@@ -199,7 +198,7 @@ def compile_step(
     began = time.monotonic()
     known = {"batch_size": config.training.batch_size, "state": int(state)}
     try:
-        with jax.set_mesh(machine.mesh):
+        with jax.set_mesh(machine.mesh), nothing_kept():
             key = jax.eval_shape(lambda: jax.random.key(0))
             batch = batch_shapes(config, views=views)
             compiled = program.step.lower(program.shapes, batch, key).compile()

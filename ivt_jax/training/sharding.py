@@ -80,24 +80,16 @@ def parameter_spec(name: str, ndim: int) -> PartitionSpec:
 def split_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     """The spec of a parameter's optimizer state that is split over all devices.
 
-    Where all devices do not divide the dimension, the data axis alone splits it, and where that
-    does not either it lies as the parameter does: nothing is padded.
+    Where their number does not divide the dimension it lies as the parameter does: nothing is
+    padded.
     """
     params, split = _rule(name)
-    for axes in (_ALL, "data"):
-        trailing = tuple(axes if part == _ALL else part for part in split)
-        sharding = NamedSharding(mesh, _last_dimensions(trailing, len(shape)))
-        if _divides(sharding, shape):
-            return sharding.spec
-    return _last_dimensions(params, len(shape))
-
-
-def _divides(sharding: NamedSharding, shape: tuple[int, ...]) -> bool:
+    sharding = NamedSharding(mesh, _last_dimensions(split, len(shape)))
     try:
         sharding.shard_shape(shape)
     except ValueError:
-        return False
-    return True
+        return _last_dimensions(params, len(shape))
+    return sharding.spec
 
 
 def _rule(name: str):
