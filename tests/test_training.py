@@ -1,132 +1,28 @@
 """The main job in real processes: pretrain, kill, resume, fine-tune, evaluate, refuse."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
-import warnings
-from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
+from runs import (
+    LONG,
+    ROOT,
+    SIZES,
+    assert_same_run,
+    compared_metrics,
+    environment,
+    finish,
+    start,
+    wait_for_step,
+)
 
 import ivt_jax
 from ivt_jax.data import synthetic
-from ivt_jax.data.builders.dataset import write_dataset
-from ivt_jax.data.builders.ingest import Split
-from ivt_jax.training.checkpoint import FOLDER, saved_steps
+from ivt_jax.training.checkpoint import saved_steps
 from ivt_jax.training.telemetry import read_metrics
-
-ROOT = Path(__file__).parent.parent
-SIZES = {"train": 24, "val": 8, "test": 10}
-SMALL = [
-    "--config.model.width=32",
-    "--config.model.depth=2",
-    "--config.model.heads=2",
-    "--config.model.patch_size=16",
-    "--config.model.patch_stride=16",
-    "--config.training.batch_size=8",
-    "--config.training.log_steps=1",
-    "--config.evaluation.batch_size=32",
-    "--config.schedule.warmup_epochs=0.1",
-    "--config.optimizer.learning_rate=0.001",
-]
-COMPARED = ("step", "kind", "loss", "learning_rate", "gradient_norm", "R1", "mAP")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    people = {s: synthetic.people_records(s, identities=n) for s, n in SIZES.items()}
-    scenes = {"train": synthetic.scene_records("train", scenes=60)}
-    for name, splits in (("synthetic_people", people), ("synthetic_scenes", scenes)):
-        write_dataset(
-            name,
-            {s: Split(range(len(r)), r.__getitem__) for s, r in splits.items()},
-            out=folder,
-            vocabulary=synthetic.vocabulary(),
-        )
-    return folder
-
-
-def command(stage, data, workdir, *options):
-    variant = {"pretrain": "pretrain", "finetune": "finetune"}[stage]
-    return [
-        *(sys.executable, "-m", f"{stage}.main", f"--config=configs/demo.py:{variant}"),
-        *(f"--workdir={workdir}", f"--config.data.directory={data}", *SMALL, *options),
-    ]
-
-
-def environment():
-    # One device: what a user's own process has.
-    return os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-
-
-def start(*arguments):
-    return subprocess.Popen(
-        command(*arguments),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(*arguments, code=0):
-    process = start(*arguments)
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == code, output
-    return output
-
-
-def wait_for_step(workdir, step, process):
-    file = workdir / "metrics.jsonl"
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline and process.poll() is None:
-        if file.exists() and len(file.read_text().splitlines()) >= step:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"step {step} was not reached: {process.communicate()[0]}")
-
-
-def compared_metrics(workdir):
-    return [{k: line[k] for k in COMPARED if k in line} for line in read_metrics(workdir)]
-
-
-def arrays(workdir, step):
-    import orbax.checkpoint as ocp
-
-    folder = (workdir / FOLDER / str(step)).absolute()
-    with warnings.catch_warnings(), ocp.PyTreeCheckpointer() as reader:
-        warnings.simplefilter("ignore")  # on this one device, the saved placement is the right one
-        items = {name: reader.restore(folder / name) for name in ("params", "optimizer")}
-    return {
-        jax.tree_util.keystr(path): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(items)
-    }
-
-
-LONG = ("--config.training.steps=60", "--config.training.save_epochs=0.4")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(data, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("undisturbed")
-    output = finish("pretrain", data, workdir, *LONG)
-    assert "step 60 of 60 is saved" in output
-    return workdir
-
-
-def assert_same_run(workdir, reference):
-    assert compared_metrics(workdir) == compared_metrics(reference)
-    ours, theirs = arrays(workdir, 60), arrays(reference, 60)
-    assert ours.keys() == theirs.keys()
-    for name, value in theirs.items():
-        np.testing.assert_array_equal(ours[name], value, err_msg=name)
 
 
 def test_killed_and_resumed_equals_undisturbed_bit_for_bit(data, undisturbed, tmp_path):
@@ -243,7 +139,7 @@ def test_the_base_model_takes_three_steps(data, tmp_path):
             f"--config.data.directory={data}",
         ],
         cwd=ROOT,
-        env=environment() | {"XLA_FLAGS": ""},
+        env=environment(XLA_FLAGS=""),
         capture_output=True,
         text=True,
         check=False,
