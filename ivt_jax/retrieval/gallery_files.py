@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ivt_jax.errors import UserError
+from ivt_jax.training.faults import strike
 
 FORMAT = 1  # grows when older code cannot read what this code writes
 POINTER = "gallery.json"
@@ -153,6 +154,7 @@ def write_gallery(
     facts = dataclasses.replace(
         facts, photos=photos_name, embeddings=embeddings_name, generation=generation
     )
+    strike("gallery-written", generation)
     replace_text(folder / POINTER, json.dumps(dataclasses.asdict(facts), indent=1) + "\n")
     for file in folder.iterdir():
         kept = {photos_name, embeddings_name, faiss_name(facts)}
