@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_intermixed_args(argv)  # a sentence may follow options
     query = [*arguments.sentences, *arguments.image]
     if not query:
         raise UserError("there is nothing to search for; give a sentence or --image=PHOTO")
