@@ -1,12 +1,15 @@
 """Search finds what brute force finds; re-ranking is the paper's; FAISS answers like exact."""
 
 import json
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pytest
 from galleries import memory_model, write_photo, write_photos
 from PIL import Image
+from runs import ROOT
 
 from ivt_jax.errors import UserError
 from ivt_jax.retrieval import approximate, gallery_files
@@ -269,6 +272,27 @@ def test_the_command_prints_json_and_draws_a_strip(gallery, opened, capsys, tmp_
 def test_the_command_refuses_with_a_sentence(gallery, opened, argv, words):
     with pytest.raises(UserError, match=words):
         main([str(gallery.folder), *argv])
+
+
+def test_a_cut_sentence_is_told_beside_the_answer(gallery, opened, capsys):
+    assert main([str(gallery.folder), " ".join(["red"] * 30), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert "note: 1 of 1 captions were cut to data.text_length=10" in printed.err
+    assert len(json.loads(printed.out)) == 10
+
+
+@pytest.mark.parametrize("name", ["index", "search"])
+def test_help_imports_neither_jax_nor_numpy(name):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "ivt_jax", name, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert f"ivt_jax.{name}" in loaded and not loaded & {"jax", "numpy", "PIL"}
 
 
 def test_names_of_files_stay_one_line_of_text():
