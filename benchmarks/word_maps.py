@@ -37,7 +37,7 @@ from ivt_jax.training.state import random_params, split_model
 
 PARTS = ("upper", "lower", "shoes", "hat", "bag")
 COLOURS = sorted({words[0] for words in COLOUR_WORDS.values()})
-_STEPS = 4  # of integrated gradients
+_STEPS = 2  # of integrated gradients
 
 
 def named(note: dict, words: list[str]) -> list[tuple[str, int]]:
@@ -115,9 +115,10 @@ def all_maps(model: Retriever, graphdef, pixels: np.ndarray, caption: str, at: l
     encode_photos, encode_texts = encoders(config)
     ids, words, _, masks = read_words(model, caption)
     photos = in_rows(encode_photos, model.params, pixels[None], drop_patches(config))
-    texts = in_rows(encode_texts, model.params, ids, masks)
+    rows = [0, 1, *(2 + kind * len(words) + place for kind in range(3) for place in at)]
+    texts = in_rows(encode_texts, model.params, ids, masks[rows])
     lost = photos[0] - photos[1:]
-    word, phrase, alone = texts[2:].reshape(3, len(words), -1)[:, at]
+    word, phrase, alone = texts[2:].reshape(3, len(at), -1)
     cosines, rolled = token_maps(graphdef, model.params, pixels[None], ids, masks[:1])
     own = masks[0] & ~masks[2 : 2 + len(words)][at]  # (n, L)
     directions = np.zeros((len(PARTS), texts.shape[1]), np.float32)  # one shape to compile
