@@ -1,0 +1,96 @@
+"""What the page asks of an open gallery, and the answers as plain numbers."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from ivt_jax.retrieval.gallery import Gallery
+
+# Sentences about nothing that a photo of a person shows: what they reach is reached by chance.
+UNRELATED = (
+    "the quarterly financial report",
+    "a plate of spaghetti with tomato sauce",
+    "prime numbers have no other divisors",
+    "a giraffe and two elephants",
+    "the train to the airport is late",
+    "an old violin concerto in g minor",
+    "boil the rice for twelve minutes",
+    "a spreadsheet of monthly rainfall",
+)
+BINS = 36  # of the score histogram
+REMEMBERED = 256  # queries whose embeddings are kept in memory
+_BLOCK_ROWS = 65536  # scored at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """A gallery, and what its model can say beyond embeddings.
+
+    `explain(image, sentence)` gives W words, maps float (W, rows, columns) from 0 up, and what
+    each word adds to the pair's score (W,). `notes(sentence)` are remarks for the reader, such as
+    words that the model does not know.
+    """
+
+    name: str  # of the model, for people
+    gallery: Gallery
+    image_size: tuple[int, int]  # (H, W) of the model
+    explain: Callable[[Image.Image, str], tuple[list[str], np.ndarray, np.ndarray]]
+    notes: Callable[[str], list[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """The k best photos by their ids, and how all G score."""
+
+    ids: list[int]
+    paths: list[str]
+    scores: list[float]
+    low: float
+    high: float
+    counts: list[int]  # photos in BINS equal steps from low to high
+
+
+class Answers:
+    """Searches one gallery. `floor` is the best score that a sentence about no photo reaches."""
+
+    def __init__(self, engine: Engine):
+        self.engine, self.gallery = engine, engine.gallery
+        self._embed = functools.lru_cache(REMEMBERED)(self._embed_sentence)
+        self.floor = 0.0
+        if len(self.gallery):
+            self.floor = max(self.rank(self.sentence(one, ()), k=1).scores[0] for one in UNRELATED)
+
+    def sentence(self, text: str, without: tuple[str, ...]) -> np.ndarray:
+        """The embedding (D,) of a sentence, moved away from what must not be there."""
+        return self._embed(text, without)
+
+    def image(self, image: Image.Image, without: tuple[str, ...]) -> np.ndarray:
+        """The embedding (D,) of an example photo, likewise."""
+        return self.gallery.embed(image, without=without)
+
+    def photo(self, row: int, without: tuple[str, ...]) -> np.ndarray:
+        """The embedding (D,) of a photo of the gallery, likewise."""
+        return self.gallery.embed(np.array(self.gallery.embeddings[row]), without=without)
+
+    def rank(self, embedding: np.ndarray, *, k: int) -> Ranking:
+        """The k best photos for a query (D,), and the histogram of all scores."""
+        gallery = self.gallery
+        rows, best = gallery.nearest(embedding, k)
+        blocks = range(0, len(gallery), _BLOCK_ROWS)
+        every = [gallery.embeddings[start : start + _BLOCK_ROWS] @ embedding for start in blocks]
+        counts, edges = np.histogram(np.concatenate(every) if every else [], bins=BINS)
+        return Ranking(
+            ids=[int(gallery.ids[row]) for row in rows],
+            # A file name need not be text; JSON must.
+            paths=[gallery.paths[row].encode("utf-8", "replace").decode() for row in rows],
+            scores=[round(float(score), 5) for score in best],
+            low=float(edges[0]),
+            high=float(edges[-1]),
+            counts=counts.tolist(),
+        )
+
+    def _embed_sentence(self, text: str, without: tuple[str, ...]) -> np.ndarray:
+        return self.gallery.embed(text, without=without)
