@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ivt_jax.inference import load
+    from ivt_jax.retrieval.gallery import Gallery
 
-__all__ = ["load"]
+__all__ = ["Gallery", "load"]
 __version__ = "0.1.0"
 
 
@@ -17,4 +18,8 @@ def __getattr__(name: str) -> Any:
         from ivt_jax.inference import load
 
         return load
+    if name == "Gallery":
+        from ivt_jax.retrieval.gallery import Gallery
+
+        return Gallery
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

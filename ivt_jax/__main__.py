@@ -12,6 +12,8 @@ COMMANDS = {
     "prepare": "turn a downloaded dataset into the files that training reads",
     "verify": "read all of a prepared dataset and compare it with what is published",
     "evaluate": "score a run on a dataset: R1, R5, R10, mAP, mINP",
+    "index": "encode a folder of photos into a gallery, or what changed in it",
+    "search": "find photos of a gallery by a sentence or an example",
     "export": "write a trained model for other libraries: PyTorch, ONNX, the official code",
 }
 
@@ -34,6 +36,10 @@ def _dispatch(argv: list[str]) -> int | None:
             from ivt_jax.verify import main as command
         case "evaluate":
             from ivt_jax.evaluate import main as command
+        case "index":
+            from ivt_jax.index import main as command
+        case "search":
+            from ivt_jax.search import main as command
         case "export":
             from ivt_jax.export import main as command
         case "--help" | "-h" | "help":

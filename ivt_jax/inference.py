@@ -42,6 +42,7 @@ class Retriever:
     params: dict
     encoders: Encoders
     tokenizer: Tokenizer
+    path: str = ""  # what `load` took; "" = not loaded
 
     def encode_image(self, images: Sequence[Image.Image | str | Path] | np.ndarray) -> np.ndarray:
         """PIL images or paths, or uint8 (B, H, W, 3) -> float32 (B, D), L2-normalised.
@@ -57,7 +58,8 @@ class Retriever:
             raise UserError("encode_image needs at least one image; the list is empty")
         size = tuple(self.config.model.image_size)
         prepared = (evaluation_image(_pixels(image), size) for image in images)
-        return encode_images(self.encoders, self.params, prepared, batch_size=self.batch_size)
+        size_at_once = self._batch_size_of(len(images))
+        return encode_images(self.encoders, self.params, prepared, batch_size=size_at_once)
 
     def encode_text(self, captions: Sequence[str]) -> np.ndarray:
         """Sentences -> float32 (B, D), L2-normalised.
@@ -80,7 +82,7 @@ class Retriever:
             tokenizer=self.tokenizer,
             length=self.config.data.text_length,
             separator=self.config.data.separator,
-            batch_size=self.batch_size,
+            batch_size=self._batch_size_of(len(captions)),
         )
         if cut:
             warnings.warn(
@@ -94,6 +96,13 @@ class Retriever:
         """Images or captions encoded at once: the run's, rounded up to the devices here."""
         devices = jax.device_count()
         return -(-self.config.evaluation.batch_size // devices) * devices
+
+    def _batch_size_of(self, count: int) -> int:
+        """For so few rows, a smaller batch; doubling keeps the number of compiled shapes low."""
+        size = jax.device_count()
+        while size < min(count, self.batch_size):
+            size *= 2
+        return min(size, self.batch_size)
 
 
 def load(
@@ -113,11 +122,14 @@ def load(
         do not fit; nothing but JSON and tensors is read from either.
     """
     if Path(path).is_file():
-        return _load_official(Path(path), vocabulary)
-    folder = fetch(str(path)) if str(path).startswith(SCHEME) else Path(path)
-    read = _read_exported if (folder / WEIGHTS).is_file() else read_run
-    config, step, params = read(folder, step)
-    return _retriever(config, step, params, load_tokenizer(folder / "vocab.txt"))
+        model = _load_official(Path(path), vocabulary)
+    else:
+        folder = fetch(str(path)) if str(path).startswith(SCHEME) else Path(path)
+        read = _read_exported if (folder / WEIGHTS).is_file() else read_run
+        config, step, params = read(folder, step)
+        model = _retriever(config, step, params, load_tokenizer(folder / "vocab.txt"))
+    place = str(path) if str(path).startswith(SCHEME) else str(Path(path).resolve())
+    return dataclasses.replace(model, path=place)
 
 
 def _load_official(file: Path, vocabulary: str | Path | None) -> Retriever:

@@ -44,6 +44,12 @@ LEVELS = {
     "ivt_jax.convert": 4,
     "ivt_jax.inference": 5,
     "ivt_jax": 6,  # the package itself: names of the public API, resolved lazily
+    **dict.fromkeys(
+        [f"ivt_jax.retrieval.{name}" for name in ("fingerprint", "gallery", "indexing", "explain")],
+        6,
+    ),
+    "ivt_jax.index": 6,
+    "ivt_jax.search": 6,
     "ivt_jax.prepare": 6,
     "ivt_jax.verify": 6,
     "ivt_jax.evaluate": 6,

@@ -34,6 +34,8 @@ _THEMES = {
     },
 }
 
+_FRAMES = {True: "right", False: "wrong", None: "rule"}
+_LEGEND = (("another person", False), ("the person described", True))
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Point = tuple[float, float]
 _Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
@@ -41,11 +43,11 @@ _Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 @dataclass(frozen=True)
 class StripResult:
-    """One ranked gallery photo: its score, and whether it shows the queried person."""
+    """One ranked gallery photo: score, and whether it shows the person queried; None = unknown."""
 
     image: Image.Image
     score: float
-    match: bool
+    match: bool | None
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def ranking_strip(
         tops.append(y)
         y += layout.row_height
     canvas = _Canvas(width, y + layout.margin - 8, theme)
-    _draw_header(canvas, layout, title)
+    judged = any(result.match is not None for row in rows for result in row.results)
+    _draw_header(canvas, layout, title, _LEGEND if judged else ())
     for row, repeats, top in zip(rows, repeated, tops, strict=True):
         if top > layout.header and not repeats:
             canvas.line([(layout.margin, top - 18), (width - layout.margin, top - 18)], "rule", 1)
@@ -176,10 +179,10 @@ class _Layout:
         self.query_left = self.results_left - 3 * self.gap - self.photo_width
 
 
-def _draw_header(canvas: "_Canvas", layout: _Layout, title: str) -> None:
+def _draw_header(canvas: "_Canvas", layout: _Layout, title: str, legend: Sequence) -> None:
     canvas.text((layout.margin, 26), title, 24, "ink", bold=True)
     right = layout.width - layout.margin
-    for words, match in (("another person", False), ("the person described", True)):
+    for words, match in legend:
         canvas.text((right, 41), words, 16, "ink", anchor="rm")
         right -= canvas.text_width(words, 16) + 18
         canvas.badge((right, 41), 10, match)
@@ -197,21 +200,20 @@ def _draw_row(
 ) -> None:
     size = (layout.photo_width, layout.photo_height)
     left, width = layout.margin, layout.caption_width
-    y = canvas.paragraph((left, top), row.label, width, size[1] / 3, bold=True)
-    y += 4 if row.label else 0
+    y = 4 * bool(row.label)
+    y += canvas.paragraph((left, top), row.label, width, size[1] / 3, bold=True)
     if not repeats:
         canvas.paragraph((left, y), row.caption, width, top + layout.row_height - y)
         if row.query_image is not None:
             canvas.photo(row.query_image, (layout.query_left, top), size)
     for i, result in enumerate(row.results[: layout.k]):
         x = layout.results_left + i * (size[0] + layout.gap)
-        color = "right" if result.match else "wrong"
-        canvas.rectangle((x, top), size, color)
+        canvas.rectangle((x, top), size, _FRAMES[result.match])
         inner = (size[0] - 2 * layout.frame, size[1] - 2 * layout.frame)
         canvas.photo(result.image, (x + layout.frame, top + layout.frame), inner)
-        radius = max(6.0, 0.13 * size[0])
-        note_size = max(9.0, min(15.0, 0.16 * size[0]))
-        canvas.badge((x + size[0] - radius - 1, top + radius + 1), radius, result.match)
+        radius, note_size = max(6.0, 0.13 * size[0]), max(9.0, min(15.0, 0.16 * size[0]))
+        if result.match is not None:
+            canvas.badge((x + size[0] - radius - 1, top + radius + 1), radius, result.match)
         note = top + size[1] + 6
         canvas.text((x, note), str(i + 1), note_size, "muted")
         canvas.text((x + size[0], note), f"{result.score:.3f}", note_size, "ink", anchor="ra")
@@ -284,8 +286,7 @@ def _ticks(low: float, high: float, count: int, *, outside: bool) -> dict[float,
 
 def _spread(heights: list[float], distance: float, bottom: float) -> list[float]:
     """Moves heights apart to at least `distance`, keeping their order and staying above bottom."""
-    order = sorted(range(len(heights)), key=heights.__getitem__)
-    moved = list(heights)
+    order, moved = sorted(range(len(heights)), key=heights.__getitem__), list(heights)
     for above, below in pairwise(order):
         moved[below] = max(moved[below], moved[above] + distance)
     limit = bottom
@@ -341,8 +342,7 @@ class _Canvas:
         self.draw.rectangle((x, y, x + w - 1, y + h - 1), self.colors[color])
 
     def disc(self, center: _Point, radius: float, color: str) -> None:
-        fill = self.colors.get(color, color)
-        self.draw.circle(_scaled(center), radius * _SCALE, fill)
+        self.draw.circle(_scaled(center), radius * _SCALE, self.colors.get(color, color))
 
     def photo(self, image: Image.Image, at: _Point, size: _Point) -> None:
         """Pastes the photo undistorted: slightly cropped if that fills the box, else whole."""

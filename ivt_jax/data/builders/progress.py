@@ -20,19 +20,19 @@ def silent(done: int, total: int) -> AbstractContextManager[Callable[[int], obje
     return contextlib.nullcontext(lambda count: None)
 
 
-def shown_on(stream: TextIO) -> Show:
-    """Progress with the time left, as fits the stream."""
+def shown_on(stream: TextIO, *, what: str = "records") -> Show:
+    """Progress with the time left, as fits the stream; `what` is counted."""
     show = _bar if stream.isatty() else _lines
-    return lambda done, total: show(done, total, stream)
+    return lambda done, total: show(done, total, stream, what)
 
 
 @contextlib.contextmanager
-def _bar(done: int, total: int, stream: TextIO) -> Iterator[Callable[[int], object]]:
+def _bar(done: int, total: int, stream: TextIO, what: str) -> Iterator[Callable[[int], object]]:
     from rich import progress
     from rich.console import Console
 
     columns = (
-        progress.TextColumn("records"),
+        progress.TextColumn(what),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         progress.TextColumn("left"),
@@ -42,12 +42,12 @@ def _bar(done: int, total: int, stream: TextIO) -> Iterator[Callable[[int], obje
         *columns, console=Console(file=stream), speed_estimate_period=_SECONDS_OF_SPEED
     )
     with bar:
-        task = bar.add_task("records", total=total, completed=done)
+        task = bar.add_task(what, total=total, completed=done)
         yield lambda count: bar.advance(task, count)
 
 
 @contextlib.contextmanager
-def _lines(done: int, total: int, stream: TextIO) -> Iterator[Callable[[int], object]]:
+def _lines(done: int, total: int, stream: TextIO, what: str) -> Iterator[Callable[[int], object]]:
     start = told = time.monotonic()
     before = done
 
@@ -58,8 +58,8 @@ def _lines(done: int, total: int, stream: TextIO) -> Iterator[Callable[[int], ob
         if now - told >= _SECONDS_BETWEEN_LINES:
             told = now
             left = (now - start) / (done - before) * (total - done)
-            stream.write(f"{done:,} of {total:,} records, {left:,.0f} s left\n")
+            stream.write(f"{done:,} of {total:,} {what}, {left:,.0f} s left\n")
             stream.flush()
 
     yield advance
-    stream.write(f"{done - before:,} records written in {time.monotonic() - start:,.0f} s\n")
+    stream.write(f"{done - before:,} {what} written in {time.monotonic() - start:,.0f} s\n")

@@ -1,0 +1,250 @@
+"""`ivt_jax.Gallery`: photos of a folder, encoded once and searched by sentence or example."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from ivt_jax.errors import UserError
+from ivt_jax.retrieval.gallery_files import POINTER, SKIPPED, Facts, Photos, read_gallery
+from ivt_jax.retrieval.nearest import nearest
+from ivt_jax.retrieval.photos import read
+from ivt_jax.retrieval.rerank import CANDIDATES, k_reciprocal
+
+if TYPE_CHECKING:
+    from ivt_jax.inference import Retriever
+
+RERANK = ("none", "reciprocal")
+EXCLUSION = 0.5  # how far an excluded sentence pushes a query away from itself
+
+Query = str | Path | Image.Image | np.ndarray
+
+
+class Gallery:
+    """G photos with their embeddings; made by `build` or `open`. Safe to search from threads.
+
+    Attributes:
+      folder: of the gallery's own files.
+      root: of the photos.
+      paths: list of G str, relative to `root`, with "/".
+      ids: int64 (G,), rising; one belongs to one photo with one content and is never given again.
+      embeddings: float32 (G, D), L2-normalised, memory-mapped.
+    """
+
+    def __init__(self, folder: Path, state: tuple[Facts, Photos, np.ndarray], model):
+        self.folder = folder
+        self.facts, self._photos, self.embeddings = state
+        self.root = Path(self.facts.root)
+        self.paths, self.ids = self._photos.paths, self._photos.ids
+        self._model = model
+        self._lock = threading.Lock()
+
+    @classmethod
+    def build(
+        cls, model: Retriever | str | Path, folder: str | Path, out: str | Path, *, threads: int = 0
+    ) -> Gallery:
+        """Encodes the photos below `folder` into the gallery `out`, or what changed there since.
+
+        `model` is what `ivt_jax.load` returns or takes; `threads` read and decode, 0 = one for
+        each CPU core. Raises UserError as `indexing.build_gallery` does.
+        """
+        from ivt_jax.retrieval.indexing import build_gallery
+
+        model = _loaded(model)
+        build_gallery(model, Path(folder), Path(out), threads=threads)
+        return cls.open(out, model=model)
+
+    @classmethod
+    def open(cls, folder: str | Path, *, model: Retriever | str | Path | None = None) -> Gallery:
+        """Opens a gallery; reads no photo, and no weights before they are needed.
+
+        `model` is what `ivt_jax.load` returns or takes; None = the one that made the gallery.
+        Raises UserError: no gallery there, a damaged one, or another model than that.
+        """
+        gallery = cls(Path(folder), read_gallery(Path(folder)), None)
+        if model is not None:
+            gallery._model = gallery._checked(_loaded(model))
+        return gallery
+
+    def __len__(self) -> int:
+        """G, the number of photos."""
+        return len(self.paths)
+
+    @property
+    def model(self) -> Retriever:
+        """The model of the gallery, loaded when first asked for.
+
+        Raises UserError if it is not where it was, or holds other weights now.
+        """
+        with self._lock:
+            if self._model is None:
+                self._model = self._checked(self._load())
+            return self._model
+
+    @property
+    def stale(self) -> bool:
+        """Whether the gallery was indexed anew since it was opened: open it again then."""
+        try:
+            now = json.loads((self.folder / POINTER).read_text("utf-8"))
+            return now["generation"] != self.facts.generation
+        except (OSError, ValueError, KeyError):
+            return True
+
+    def skipped(self) -> list[dict[str, Any]]:
+        """Files of the folder that are not in the gallery: path, reason, detail."""
+        lines = (self.folder / SKIPPED).read_text("utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def row(self, number: int) -> int:
+        """The row of an id; KeyError if no photo has it (any more)."""
+        row = int(np.searchsorted(self.ids, number))
+        if row == len(self.ids) or self.ids[row] != number:
+            raise KeyError(number)
+        return row
+
+    def read(self, row: int) -> bytes:
+        """The file of a photo as it is now.
+
+        Raises ImageError if it is gone ("unreadable") or a link that leads out of the root.
+        """
+        return read(self.root, self.paths[row])
+
+    def search(
+        self,
+        query: Query | Sequence[Query],
+        k: int = 10,
+        *,
+        without: str | Sequence[str] = (),
+        rerank: str = "none",
+        engine: str = "auto",
+    ) -> list[tuple[str, float]]:
+        """The k best photos as (path, score), best first; arguments as in `rank`."""
+        rows, scores = self.rank(query, k, without=without, rerank=rerank, engine=engine)
+        pairs = zip(rows.tolist(), scores.tolist(), strict=True)
+        return [(str(self.root / self.paths[row]), score) for row, score in pairs]
+
+    def rank(
+        self,
+        query: Query | Sequence[Query],
+        k: int = 10,
+        *,
+        without: str | Sequence[str] = (),
+        rerank: str = "none",
+        engine: str = "auto",
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k best photos, all of them if there are fewer.
+
+        Args:
+          query: a sentence (str), an example photo (Path or PIL image), an embedding (D,), or a
+            list of these, which count alike.
+          k: photos wanted.
+          without: sentences that say what must not be there; see `embed`.
+          rerank: "none" | "reciprocal", which see.
+          engine: "exact" | "faiss": the index that `index --engine=faiss` made | "auto": faiss if
+            there is an index and a million photos.
+
+        Returns:
+          Rows int64 (k,) and scores float32 (k,), falling. Scores are cosines, or after
+          re-ranking one minus a distance; equal ones come in the order of the gallery.
+
+        Raises:
+          UserError: an empty query, k below 1, or an unknown choice; ImageError: no photo.
+        """
+        if k < 1:
+            raise UserError(f"k is {k}; ask for at least 1 photo")
+        if rerank not in RERANK:
+            raise UserError(f"rerank is {rerank!r}; choose one of {', '.join(RERANK)}")
+        embedding = self.embed(query, without=without)
+        wanted = max(k, CANDIDATES) if rerank == "reciprocal" else k
+        rows, scores = self.nearest(embedding, wanted, engine=engine)
+        if rerank == "reciprocal":
+            first, photos = rows[:CANDIDATES], self.embeddings[rows[:CANDIDATES]]  # (M, D)
+            better = k_reciprocal(photos @ photos.T, scores[:CANDIDATES])
+            order = np.argsort(-better, kind="stable")
+            rows, scores = first[order], better[order]
+        return rows[:k], scores[:k]
+
+    def nearest(
+        self, embedding: np.ndarray, k: int, *, engine: str = "exact"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows int64 (k,) and cosines float32 (k,) nearest to an embedding (D,); see `rank`."""
+        return nearest(self.embeddings, embedding, k=k)
+
+    def embed(
+        self, query: Query | Sequence[Query], *, without: str | Sequence[str] = ()
+    ) -> np.ndarray:
+        """The embedding float32 (D,) of a query, L2-normalised; arguments as in `rank`.
+
+        Several queries are averaged. What must not be there is averaged as well, and EXCLUSION of
+        it is subtracted.
+        """
+        queries = [query] if isinstance(query, Query) else list(query)
+        excluded = [without] if isinstance(without, str) else list(without)
+        if not queries:
+            raise UserError("there is nothing to search for; give a sentence or a photo")
+        mean = np.mean([self._embed(one) for one in queries], axis=0)
+        if excluded:
+            unwanted = np.mean([self._embed(one) for one in excluded], axis=0)
+            mean = _unit(mean) - EXCLUSION * _unit(unwanted)
+        return _unit(mean).astype(np.float32)
+
+    def _embed(self, query: Query) -> np.ndarray:
+        width = self.facts.width
+        if isinstance(query, str):
+            if not query.strip():
+                raise UserError("the sentence to search for is empty")
+            return self.model.encode_text([query])[0]
+        if isinstance(query, Path | Image.Image):
+            return self.model.encode_image([query])[0]
+        embedding = np.asarray(query, np.float32)
+        if embedding.shape != (width,) or not np.isfinite(embedding).all():
+            raise UserError(
+                f"an embedding to search for is ({width},) of finite numbers, not of shape "
+                f"{embedding.shape}"
+            )
+        return _unit(embedding)
+
+    def _load(self) -> Retriever:
+        from ivt_jax.inference import load
+
+        facts = self.facts
+        if not facts.model:
+            raise UserError(
+                f"the gallery {self.folder} was made with a model in memory: name the model, "
+                "--run=RUN or Gallery.open(folder, model=...)"
+            )
+        try:
+            return load(facts.model, facts.step, vocabulary=facts.vocabulary or None)
+        except UserError as error:
+            raise UserError(
+                f"the gallery {self.folder} was made with {facts.model}, step {facts.step}, which "
+                f"cannot be loaded: {error}. If it has moved, name it: --run=RUN",
+                exit_code=error.exit_code,
+            ) from error
+
+    def _checked(self, model: Retriever) -> Retriever:
+        from ivt_jax.retrieval.fingerprint import fingerprint
+
+        if fingerprint(model) != self.facts.fingerprint:
+            raise UserError(
+                f"the gallery {self.folder} was made with another model ({self.facts.model or '?'}"
+                f", step {self.facts.step}) than {model.path or 'this one'}, step {model.step}, "
+                "holds. Search with that model, or index the photos into a new gallery"
+            )
+        return model
+
+
+def _loaded(model: Retriever | str | Path) -> Retriever:
+    from ivt_jax.inference import load
+
+    return load(model) if isinstance(model, str | Path) else model
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / max(float(np.linalg.norm(vector)), 1e-12)
