@@ -4,9 +4,11 @@
 """
 
 import json
+import re
 import sys
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
@@ -83,16 +85,22 @@ def open_engine(out: Path) -> Engine:
     gallery._model = ColourModel()  # pyright: ignore[reportAttributeAccessIssue]
 
     def explain(image, sentence):
-        words = sentence.split()
-        maps = np.zeros((len(words), 12, 6))
-        for i in range(len(words)):
+        found = list(re.finditer(r"\S+", sentence))
+        maps = np.zeros((len(found), 12, 6))
+        for i in range(len(found)):
             maps[i, (3 * i) % 12 : (3 * i) % 12 + 3] = 1
-        return words, maps, np.array([0.3 if w in COLOURS else -0.05 for w in words])
+        return SimpleNamespace(
+            words=[word.group() for word in found],
+            spans=[word.span() for word in found],
+            maps=maps,
+            word_scores=np.array([0.3 if word.group() in COLOURS else -0.05 for word in found]),
+            score=0.5,
+        )
 
     def notes(sentence):
         return ["The model does not know “giraffe”."] if "giraffe" in sentence else []
 
-    return Engine("colours", gallery, SIZE, explain, notes)
+    return Engine("colours", gallery, SIZE, explain, notes)  # pyright: ignore[reportArgumentType]
 
 
 def _annotation(records, i: int) -> dict:

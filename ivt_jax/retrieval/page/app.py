@@ -17,6 +17,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import ivt_jax
 from ivt_jax.data.images import ImageError
+from ivt_jax.errors import UserError
 from ivt_jax.retrieval.page.decoder import UploadError, decode_upload
 from ivt_jax.retrieval.page.desk import Busy, Desk, NotReady
 from ivt_jax.retrieval.page.engine import Answers, Ranking
@@ -90,10 +91,12 @@ class Found(BaseModel):
 class Words(BaseModel):
     """Why a photo scores as it does: for each word, what it adds and where the model looks.
 
-    `maps` are (words, rows * columns), row by row, 0 to 1, each word's largest value 1.
+    `spans` are where the words stand in the sentence, in characters. `maps` are (words, rows *
+    columns), row by row, from 0 to 1.
     """
 
     words: list[str]
+    spans: list[tuple[int, int]]
     adds: list[float]
     score: float
     rows: int
@@ -143,6 +146,10 @@ def _add_refusals(app: FastAPI) -> None:
     @app.exception_handler(NotReady)
     async def not_ready(_: Request, error: NotReady) -> JSONResponse:
         return refuse(503, str(error), **{"Retry-After": "1"})
+
+    @app.exception_handler(UserError)
+    async def fault(_: Request, error: UserError) -> JSONResponse:
+        return refuse(422, str(error))
 
     @app.exception_handler(ImageError)
     async def gone(_: Request, error: ImageError) -> JSONResponse:
@@ -254,23 +261,24 @@ def _add_photos(app: FastAPI, desk: Desk) -> None:
     async def words(id: PhotoId, q: Sentence) -> Words:
         """What each word of a sentence adds to the score of a photo, and where it finds it."""
         answers, thumbnails = desk.opened()
-        row = _row(answers, id)
-        if not q.strip():
-            raise HTTPException(422, "Write a sentence (q).")
-        image = await asyncio.to_thread(thumbnails.image, row)
-        return await desk.work(_words, answers, row, image, q.strip())
+        image = await asyncio.to_thread(thumbnails.image, _row(answers, id))
+        return await desk.work(_words, answers, image, q)
 
 
-def _words(answers: Answers, row: int, image: Image.Image, sentence: str) -> Words:
-    words, maps, adds = answers.engine.explain(image, sentence)
-    largest = np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-12)
-    scaled = np.clip(maps / largest, 0, 1).reshape(len(words), -1)
+def _words(answers: Answers, image: Image.Image, sentence: str) -> Words:
+    found = answers.engine.explain(image, sentence)
+    count, rows, columns = found.maps.shape
+    largest = found.maps.max(axis=(1, 2), keepdims=True)
+    # A word that is hardly seen anywhere stays dim.
+    ceiling = np.maximum(largest, max(0.2 * float(largest.max()), 1e-12))
+    scaled = np.clip(found.maps / ceiling, 0, 1).reshape(count, -1)
     return Words(
-        words=words,
-        adds=[round(float(value), 4) for value in adds],
-        score=float(answers.sentence(sentence, ()) @ answers.gallery.embeddings[row]),
-        rows=maps.shape[1],
-        columns=maps.shape[2],
+        words=found.words,
+        spans=found.spans,
+        adds=[round(float(value), 4) for value in found.word_scores],
+        score=round(found.score, 5),
+        rows=rows,
+        columns=columns,
         maps=[[round(float(value), 3) for value in values] for values in scaled],
     )
 

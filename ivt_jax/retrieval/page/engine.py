@@ -1,13 +1,20 @@
 """What the page asks of an open gallery, and the answers as plain numbers."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from ivt_jax.retrieval.gallery import Gallery
+from ivt_jax.retrieval.nearest import best_rows
+
+if TYPE_CHECKING:
+    from ivt_jax.retrieval.explain import WordMaps
 
 # Sentences about nothing that a photo of a person shows: what they reach is reached by chance.
 UNRELATED = (
@@ -29,15 +36,14 @@ _BLOCK_ROWS = 65536  # scored at once
 class Engine:
     """A gallery, and what its model can say beyond embeddings.
 
-    `explain(image, sentence)` gives W words, maps float (W, rows, columns) from 0 up, and what
-    each word adds to the pair's score (W,). `notes(sentence)` are remarks for the reader, such as
-    words that the model does not know.
+    `explain(image, sentence)` is `retrieval.explain.word_maps` with the model. `notes(sentence)`
+    are remarks for the reader, such as words that the model does not know.
     """
 
     name: str  # of the model, for people
     gallery: Gallery
     image_size: tuple[int, int]  # (H, W) of the model
-    explain: Callable[[Image.Image, str], tuple[list[str], np.ndarray, np.ndarray]]
+    explain: Callable[[Image.Image, str], WordMaps]
     notes: Callable[[str], list[str]]
 
 
@@ -78,15 +84,16 @@ class Answers:
     def rank(self, embedding: np.ndarray, *, k: int) -> Ranking:
         """The k best photos for a query (D,), and the histogram of all scores."""
         gallery = self.gallery
-        rows, best = gallery.nearest(embedding, k)
-        blocks = range(0, len(gallery), _BLOCK_ROWS)
-        every = [gallery.embeddings[start : start + _BLOCK_ROWS] @ embedding for start in blocks]
-        counts, edges = np.histogram(np.concatenate(every) if every else [], bins=BINS)
+        starts = range(0, len(gallery), _BLOCK_ROWS)
+        blocks = [gallery.embeddings[start : start + _BLOCK_ROWS] @ embedding for start in starts]
+        every = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)  # (G,)
+        rows = best_rows(every, k=k)
+        counts, edges = np.histogram(every, bins=BINS)
         return Ranking(
             ids=[int(gallery.ids[row]) for row in rows],
             # A file name need not be text; JSON must.
             paths=[gallery.paths[row].encode("utf-8", "replace").decode() for row in rows],
-            scores=[round(float(score), 5) for score in best],
+            scores=[round(float(score), 5) for score in every[rows]],
             low=float(edges[0]),
             high=float(edges[-1]),
             counts=counts.tolist(),

@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image
 
 from ivt_jax.inference import Retriever
-from ivt_jax.retrieval.explain import word_maps, word_scores
+from ivt_jax.retrieval.explain import WordMaps, word_maps
 from ivt_jax.retrieval.gallery import Gallery
 from ivt_jax.retrieval.page.engine import Engine
 
@@ -15,10 +15,8 @@ def open_engine(folder: Path, run: str | None) -> Engine:
     gallery = Gallery.open(folder, model=run)
     model = gallery.model
 
-    def explain(image: Image.Image, sentence: str):
-        words, maps = word_maps(model, image, sentence)
-        _, adds = word_scores(model, image, sentence)
-        return words, maps, adds
+    def explain(image: Image.Image, sentence: str) -> WordMaps:
+        return word_maps(model, image, sentence)
 
     def notes(sentence: str) -> list[str]:
         return reading_notes(model, sentence)

@@ -5,7 +5,7 @@ import { openPhoto, setupPhoto } from "/photo.js";
 const EXAMPLES = [
   "a man in a red shirt",
   "a woman in a yellow dress",
-  "a black backpack and blue jeans",
+  "black backpack, blue jeans",
   "a person with an umbrella",
 ];
 const STEPS = [48, 96, 200]; // photos shown, then after "Show more"
@@ -226,7 +226,7 @@ function drawHistogram({ results, floor, total, histogram: { low, high, counts }
   picture.setAttribute("aria-label", `Scores of all ${total} photos, from ${low.toFixed(2)} to ${high.toFixed(2)}; the photos shown score ${least.toFixed(2)} and more`);
   counts.forEach((n, i) => {
     const top = low + ((i + 1) * (high - low)) / counts.length;
-    const tall = n ? Math.max(2, (height * n) / tallest) : 0;
+    const tall = height * Math.sqrt(n / tallest); // few photos must stay visible beside many
     const bar = svg("rect", { x: i * step + 0.75, y: height - tall, width: step - 1.5, height: tall, rx: 1 });
     if (top > least) bar.classList.add("shown");
     picture.append(bar);
@@ -235,8 +235,8 @@ function drawHistogram({ results, floor, total, histogram: { low, high, counts }
     const x = ((floor - low) / (high - low)) * width;
     picture.append(svg("line", { x1: x, x2: x, y1: 0, y2: height }));
   }
-  const note = floor === null ? "scores of all photos" : "scores of all photos ┆ unrelated";
-  $("histogram").replaceChildren(picture, element("figcaption", {}, ...[low.toFixed(2), note, high.toFixed(2)].map((text) => element("span", {}, text))));
+  const note = floor === null ? "scores of all photos" : "scores of all photos ┆ unrelated sentences";
+  $("histogram").replaceChildren(picture, element("figcaption", {}, ...[low.toFixed(2).replace("-", "−"), note, high.toFixed(2)].map((text) => element("span", {}, text))));
 }
 
 function card(result, i, { low, high }) {

@@ -21,6 +21,10 @@ export function setupPhoto(moreLike) {
   $("next").addEventListener("click", () => step(1));
   $("like").addEventListener("click", () => { $("photo").close(); moreLike(shown.results[shown.at]); });
   $("copy").addEventListener("click", copy);
+  $("large").addEventListener("load", () => {
+    const { naturalWidth: width, naturalHeight: height } = $("large");
+    $("large").parentNode.style.setProperty("--shape", width / height);
+  });
   $("large").addEventListener("error", () => { $("reading").textContent = "This photo cannot be shown any more."; });
 }
 
@@ -77,7 +81,13 @@ async function read(result, sentence) {
 function showWords(answer) {
   const largest = Math.max(...answer.adds.map(Math.abs), 1e-9);
   const line = element("p", { className: "sentence" });
-  answer.words.forEach((text, i) => line.append(word(text, i, answer, largest), " "));
+  const letters = [...shown.sentence]; // spans count characters, as Python does
+  let at = 0;
+  answer.spans.forEach(([start, end], i) => {
+    line.append(letters.slice(at, start).join(""), word(answer.words[i], i, answer, largest));
+    at = end;
+  });
+  line.append(letters.slice(at).join(""));
   const order = answer.words.map((_, i) => i).sort((a, b) => Math.abs(answer.adds[b]) - Math.abs(answer.adds[a]));
   const bars = element("ul", { className: "bars" }, ...order.slice(0, 7).map((i) => bar(answer.words[i], answer.adds[i], largest)));
   $("reading").replaceChildren(
