@@ -12,7 +12,15 @@ import numpy as np
 from PIL import Image
 
 from ivt_jax.errors import UserError
-from ivt_jax.retrieval.gallery_files import POINTER, SKIPPED, Facts, Photos, read_gallery
+from ivt_jax.retrieval import approximate
+from ivt_jax.retrieval.gallery_files import (
+    POINTER,
+    SKIPPED,
+    Facts,
+    Photos,
+    faiss_name,
+    read_gallery,
+)
 from ivt_jax.retrieval.nearest import nearest
 from ivt_jax.retrieval.photos import read
 from ivt_jax.retrieval.rerank import CANDIDATES, k_reciprocal
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
     from ivt_jax.inference import Retriever
 
 RERANK = ("none", "reciprocal")
+ENGINES = ("auto", "exact", "faiss")
 EXCLUSION = 0.5  # how far an excluded sentence pushes a query away from itself
 
 Query = str | Path | Image.Image | np.ndarray
@@ -42,7 +51,7 @@ class Gallery:
         self.facts, self._photos, self.embeddings = state
         self.root = Path(self.facts.root)
         self.paths, self.ids = self._photos.paths, self._photos.ids
-        self._model = model
+        self._model, self._index = model, None
         self._lock = threading.Lock()
 
     @classmethod
@@ -138,7 +147,7 @@ class Gallery:
         rerank: str = "none",
         engine: str = "auto",
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The k best photos, all of them if there are fewer.
+        """The k best photos.
 
         Args:
           query: a sentence (str), an example photo (Path or PIL image), an embedding (D,), or a
@@ -174,7 +183,33 @@ class Gallery:
         self, embedding: np.ndarray, k: int, *, engine: str = "exact"
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rows int64 (k,) and cosines float32 (k,) nearest to an embedding (D,); see `rank`."""
-        return nearest(self.embeddings, embedding, k=k)
+        if engine not in ENGINES:
+            raise UserError(f"engine is {engine!r}; choose one of {', '.join(ENGINES)}")
+        indexed = (self.folder / faiss_name(self.facts)).is_file() and approximate.installed()
+        if engine == "auto":
+            engine = "faiss" if indexed and len(self) >= approximate.FEWEST else "exact"
+        if engine == "exact":
+            return nearest(self.embeddings, embedding, k=k)
+        return approximate.search(self._faiss_index(), self.embeddings, embedding, k=k)
+
+    def index_faiss(self) -> tuple[float, int]:
+        """Makes the FAISS index of this state; returns its recall and what `build` of it tells.
+
+        Raises UserError if FAISS (the extra `faiss`) is not installed.
+        """
+        return approximate.build(self.embeddings, self.folder / faiss_name(self.facts))
+
+    def _faiss_index(self):
+        file = self.folder / faiss_name(self.facts)
+        with self._lock:
+            if self._index is None:
+                if not file.is_file():
+                    raise UserError(
+                        f"the gallery {self.folder} has no FAISS index; make one with "
+                        "`python -m ivt_jax index ... --engine=faiss`"
+                    )
+                self._index = approximate.open_index(file)
+            return self._index
 
     def embed(
         self, query: Query | Sequence[Query], *, without: str | Sequence[str] = ()
