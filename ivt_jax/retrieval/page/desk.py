@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
+from PIL import Image
+
 from ivt_jax.errors import UserError
 from ivt_jax.retrieval.page.engine import Answers, Engine
 from ivt_jax.retrieval.page.thumbnails import Thumbnails, aspect, differences
@@ -79,7 +81,7 @@ class Desk:
             self._worker.submit(self._load)
         elif self._opened and now - self._checked > CHECK:
             self._checked = now
-            threading.Thread(target=self._compare, args=(self._opened[0],), daemon=True).start()
+            self._beside(self._compare, self._opened[0])
 
     def close(self) -> None:
         """Drops what waits."""
@@ -91,11 +93,24 @@ class Desk:
             self.aspect = aspect(answers.gallery)
             self._opened = answers, Thumbnails(answers.gallery)
             self.state, self.message, self._checked = "ready", "", float("-inf")
+            self._beside(self._warm, answers)
         except Exception as error:
             known = isinstance(error, UserError)
             self.message = str(error) if known else f"The gallery cannot be opened: {error}"
             self._failed, self._opened, self.state = time.monotonic(), None, "failed"
             logging.error("%s", self.message, exc_info=not known)
+
+    def _beside(self, task: Callable[[Answers], None], answers: Answers) -> None:
+        threading.Thread(target=task, args=(answers,), daemon=True).start()
+
+    def _warm(self, answers: Answers) -> None:
+        """Compiles what first examples and first explanations would wait for."""
+        blank = Image.new("RGB", answers.engine.image_size[::-1])
+        try:
+            answers.image(blank, ())
+            answers.engine.explain(blank, "a person")
+        except Exception as error:
+            logging.warning("examples and explanations will not work: %s", error)
 
     def _compare(self, answers: Answers) -> None:
         try:

@@ -24,7 +24,6 @@ def main(argv: Sequence[str]) -> int:
     hosts = allowed_hosts(arguments.host, remote=arguments.allow_remote)
     listener = listen(arguments.host, arguments.port)
     try:
-        from ivt_jax.retrieval.page.opening import open_engine
         from ivt_jax.retrieval.page.running import run_server
     except ModuleNotFoundError as error:
         raise UserError(
@@ -32,6 +31,8 @@ def main(argv: Sequence[str]) -> int:
         ) from error
 
     def opened():
+        from ivt_jax.retrieval.page.opening import open_engine  # JAX, while the page is up already
+
         return open_engine(arguments.gallery, arguments.run)
 
     address, port = listener.getsockname()[:2]

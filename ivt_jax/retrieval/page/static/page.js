@@ -235,7 +235,7 @@ function drawHistogram({ results, floor, total, histogram: { low, high, counts }
     const x = ((floor - low) / (high - low)) * width;
     picture.append(svg("line", { x1: x, x2: x, y1: 0, y2: height }));
   }
-  const note = floor === null ? "scores of all photos" : "scores of all photos ┆ unrelated sentences";
+  const note = floor === null ? "all photos" : "all photos ┆ unrelated sentences";
   $("histogram").replaceChildren(picture, element("figcaption", {}, ...[low.toFixed(2).replace("-", "−"), note, high.toFixed(2)].map((text) => element("span", {}, text))));
 }
 
