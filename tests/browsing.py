@@ -65,6 +65,6 @@ def until(holds: Callable[[], object], what: str) -> None:
 
 
 def faults(page) -> list[str]:
-    """Visible texts with a contrast below WCAG's AA, controls without a name, images without alt."""
+    """Texts with a contrast below AA, controls without a name, images without alt."""
     script = (ROOT / "tests" / "page_faults.js").read_text("utf-8")
     return page.evaluate(script.partition("\n")[2])  # without the comment, it is a function
