@@ -14,10 +14,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from ivt_jax.errors import UserError
+from ivt_jax.training.faults import strike
 
 FORMAT = 1  # grows when older code cannot read what this code writes
 POINTER = "gallery.json"
@@ -75,7 +77,7 @@ def read_gallery(folder: Path) -> tuple[Facts, Photos, np.ndarray]:
             raise ValueError(f"{facts.embeddings} holds {found}, not {shape} float32")
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         if isinstance(error, PermissionError):
             raise
         raise UserError(
@@ -102,7 +104,7 @@ def _facts(read: dict[str, Any]) -> Facts:
 
 
 def _read_photos(file: Path) -> Photos:
-    with np.load(file, allow_pickle=False) as read:
+    with file.open("rb") as stream, np.load(stream, allow_pickle=False) as read:
         blob, ends = read["paths"].tobytes(), read["ends"].tolist()
         starts = [0, *ends[:-1]]
         paths = [os.fsdecode(blob[a:b]) for a, b in zip(starts, ends, strict=True)]
@@ -153,6 +155,7 @@ def write_gallery(
     facts = dataclasses.replace(
         facts, photos=photos_name, embeddings=embeddings_name, generation=generation
     )
+    strike("gallery-written", generation)
     replace_text(folder / POINTER, json.dumps(dataclasses.asdict(facts), indent=1) + "\n")
     for file in folder.iterdir():
         kept = {photos_name, embeddings_name, faiss_name(facts)}

@@ -116,11 +116,12 @@ def build_gallery(
 
 @dataclasses.dataclass(frozen=True)
 class _State:
-    """A gallery as it is: nothing in it at first."""
+    """A gallery as it is, nothing in it at first; `moved`: the files say another place."""
 
     facts: Facts
     photos: Photos
     embeddings: np.ndarray
+    moved: bool = False
 
 
 def _old_state(out: Path, model: Retriever, root: Path) -> _State:
@@ -143,8 +144,10 @@ def _old_state(out: Path, model: Retriever, root: Path) -> _State:
             f"the gallery {out} is that of {facts.root}, not of {root}. Name another --out, or "
             "remove that folder"
         )
-    where = {"root": str(root), "model": model.path or facts.model}
-    return _State(dataclasses.replace(facts, **where), photos, embeddings)
+    now = dataclasses.replace(facts, root=str(root))
+    if model.path:
+        now = dataclasses.replace(now, model=model.path, step=model.step)
+    return _State(now, photos, embeddings, moved=now != facts)
 
 
 def _entries(
@@ -267,7 +270,7 @@ def _commit(out: Path, old: _State, entries: list[_Entry], journal: Journal) -> 
     )
     rows = np.array([entry.row for entry in ordered], np.int64)
     facts = dataclasses.replace(old.facts, next_id=next_id)
-    if not _same(photos, old.photos):
+    if old.moved or not _same(photos, old.photos):
         write_gallery(out, facts, photos, old=old.embeddings, new=journal.embeddings(), rows=rows)
     return photos
 

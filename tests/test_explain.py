@@ -1,0 +1,109 @@
+"""Explanations equal what leaving out words and patches by hand gives."""
+
+import dataclasses
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from galleries import memory_model
+from PIL import Image
+from tiny import CONFIG, network
+
+from ivt_jax.errors import UserError
+from ivt_jax.model.pixels import normalise
+from ivt_jax.retrieval.explain import word_maps
+
+CAPTION = "A woman, red coat."
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return memory_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def photo():
+    pixels = np.random.default_rng(0).integers(0, 256, (*CONFIG.image_size, 3), np.uint8)
+    return Image.fromarray(pixels)
+
+
+def unit(features) -> np.ndarray:
+    features = np.asarray(features, np.float64)[0]
+    return features / np.linalg.norm(features)
+
+
+def text_without(model, words: set[str]) -> np.ndarray:
+    """Features of CAPTION as the network has them when tokens are taken out of its input."""
+    ids, mask, _ = model.tokenizer.encode([CAPTION], length=10)
+    names = model.tokenizer.tokens()
+    net = network()
+    tokens = net.embed_text(jnp.asarray(ids))
+    kept = [i for i in range(int(mask.sum())) if names[ids[0, i]] not in words]
+    return unit(net.encode(tokens[:, np.array(kept)], modality="text"))
+
+
+def photo_without(photo, patches: list[int]) -> np.ndarray:
+    net = network()
+    tokens = net.embed_image(normalise(jnp.asarray(np.asarray(photo))[None]))
+    kept = [i for i in range(tokens.shape[1]) if i - 1 not in patches]
+    return unit(net.encode(tokens[:, np.array(kept)], modality="image"))
+
+
+def test_words_and_patches_are_left_out(model, photo):
+    found = word_maps(model, photo, CAPTION)
+    assert found.words == ["A", "woman", "red", "coat"]
+    assert [CAPTION[a:b] for a, b in found.spans] == found.words
+    text, image = text_without(model, set()), photo_without(photo, [])
+    assert found.score == pytest.approx(image @ text, abs=1e-5)
+    lost = {word: text - text_without(model, {word.lower()}) for word in found.words}
+    expected = [image @ lost[word] for word in found.words]
+    np.testing.assert_allclose(found.word_scores, expected, atol=1e-5)
+    rows, columns = CONFIG.grid
+    assert found.maps.shape == (4, rows, columns) and found.maps.dtype == np.float32
+    for row, column in ((0, 0), (2, 1)):
+        near = itertools.product(
+            range(max(0, row - 1), min(rows, row + 2)),
+            range(max(0, column - 1), min(columns, column + 2)),
+        )
+        difference = image - photo_without(photo, [r * columns + c for r, c in near])
+        assert found.sentence_map[row, column] == pytest.approx(difference @ text, abs=1e-5)
+        for word, value in zip(found.words, found.maps[:, row, column], strict=True):
+            assert value == pytest.approx(difference @ lost[word], abs=1e-5)
+
+
+def test_parts_of_a_word_are_one_word(model, photo):
+    found = word_maps(model, photo, "a back-pack, a backpack . red-coat")
+    assert found.words == ["a", "back-pack", "a", "backpack", "red-coat"]
+    assert found.maps.shape[0] == len(found.word_scores) == 5
+
+
+def test_only_words_that_the_model_reads_are_explained(model, photo):
+    caption = "a man a man a man a man red coat"  # nine words fit
+    found = word_maps(model, photo, caption)
+    assert " ".join(found.words) == caption.rpartition(" ")[0]
+
+
+def test_pixels_paths_and_images_are_the_same(model, photo, tmp_path):
+    photo.save(tmp_path / "a.png")
+    maps = [
+        word_maps(model, one, "a man").maps
+        for one in (photo, np.asarray(photo), tmp_path / "a.png")
+    ]
+    np.testing.assert_array_equal(maps[0], maps[1])
+    np.testing.assert_array_equal(maps[0], maps[2])
+
+
+@pytest.mark.parametrize("caption", ["", " . ,"])
+def test_nothing_to_explain_is_a_sentence(model, photo, caption):
+    with pytest.raises(UserError, match="no word"):
+        word_maps(model, photo, caption)
+
+
+def test_scanned_layers_give_the_same(model, photo):
+    config = model.config.copy_and_resolve_references()
+    config.model.layers = "scan"
+    scanned = dataclasses.replace(model, config=config)
+    np.testing.assert_allclose(
+        word_maps(scanned, photo, CAPTION).maps, word_maps(model, photo, CAPTION).maps, atol=1e-6
+    )
