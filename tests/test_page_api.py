@@ -149,7 +149,7 @@ def test_the_real_model_answers_the_page(tmp_path):
             one.get("/api/search", params={"q": "a red coat", "k": 1}).json()["results"][0][
                 "score"
             ],
-            abs=1,
+            abs=1e-4,
         )
         unread = one.get(f"/api/words/{id}", params={"q": "!"})
         assert unread.status_code == 422 and "no word" in unread.json()["error"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -110,4 +111,6 @@ class Answers:
         )
 
     def _embed_sentence(self, text: str, without: tuple[str, ...]) -> np.ndarray:
-        return self.gallery.embed(text, without=without)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".* were cut to ")  # `notes` tells the reader
+            return self.gallery.embed(text, without=without)
