@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from importlib import resources
 from typing import Annotated, Any, Literal
 
@@ -191,6 +191,7 @@ def _add_status(app: FastAPI, desk: Desk) -> None:
 def _add_search(app: FastAPI, desk: Desk) -> None:
     @app.get("/api/search")
     async def search(
+        request: Request,
         q: Sentence | None = None,
         like: Annotated[int | None, Query(ge=0, description="id of an example photo")] = None,
         without: Exclusions = [],  # noqa: B006 - FastAPI copies it
@@ -211,7 +212,7 @@ def _add_search(app: FastAPI, desk: Desk) -> None:
                 query = answers.photo(row, unwanted)
             return _found(answers, answers.rank(query, k=k), sentence, began)
 
-        return await desk.work(work)
+        return await _while_there(request, desk.work(work))
 
 
 def _add_upload(app: FastAPI, desk: Desk) -> None:
@@ -244,7 +245,7 @@ def _add_upload(app: FastAPI, desk: Desk) -> None:
             query = answers.image(Image.fromarray(pixels), _texts(without))
             return _found(answers, answers.rank(query, k=k), "", began)
 
-        return await desk.work(work)
+        return await _while_there(request, desk.work(work))
 
 
 def _add_photos(app: FastAPI, desk: Desk) -> None:
@@ -258,11 +259,11 @@ def _add_photos(app: FastAPI, desk: Desk) -> None:
         return Response(made, media_type="image/jpeg")
 
     @app.get("/api/words/{id}")
-    async def words(id: PhotoId, q: Sentence) -> Words:
+    async def words(request: Request, id: PhotoId, q: Sentence) -> Words:
         """What each word of a sentence adds to the score of a photo, and where it finds it."""
         answers, thumbnails = desk.opened()
         image = await asyncio.to_thread(thumbnails.image, _row(answers, id))
-        return await desk.work(_words, answers, image, q)
+        return await _while_there(request, desk.work(_words, answers, image, q))
 
 
 def _words(answers: Answers, image: Image.Image, sentence: str) -> Words:
@@ -304,6 +305,22 @@ def _row(answers: Answers, id: int) -> int:
         return answers.gallery.row(id)
     except (KeyError, OverflowError):
         raise HTTPException(404, "The gallery has no photo with this id.") from None
+
+
+async def _while_there(request: Request, work: Coroutine) -> Any:
+    """The result of some work, which is dropped if the visitor leaves before its turn."""
+
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    task, watch = asyncio.ensure_future(work), asyncio.ensure_future(left())
+    await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+    watch.cancel()
+    if not task.done():
+        task.cancel()
+        raise HTTPException(499, "The visitor has left.")
+    return task.result()
 
 
 async def _receive(request: Request) -> bytes:

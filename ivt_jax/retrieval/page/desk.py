@@ -105,7 +105,8 @@ class Desk:
 
     def _warm(self, answers: Answers) -> None:
         """Compiles what first examples and first explanations would wait for."""
-        blank = Image.new("RGB", answers.engine.image_size[::-1])
+        height, width = answers.engine.image_size
+        blank = Image.new("RGB", (width, height))
         try:
             answers.image(blank, ())
             answers.engine.explain(blank, "a person")

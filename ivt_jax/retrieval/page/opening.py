@@ -10,8 +10,11 @@ from ivt_jax.retrieval.gallery import Gallery
 from ivt_jax.retrieval.page.engine import Engine
 
 
-def open_engine(folder: Path, run: str | None) -> Engine:
-    """The gallery `folder` with the model `run`, or the one that made it; raises UserError."""
+def open_engine(folder: Path, run: Retriever | str | None) -> Engine:
+    """The gallery `folder` with the model of `run`, None = the one that made it.
+
+    Raises UserError: no gallery or no model there, or not the model of that gallery.
+    """
     gallery = Gallery.open(folder, model=run)
     model = gallery.model
 

@@ -18,7 +18,6 @@ let query = { q: "", like: null, upload: null, without: [] };
 let found = null;
 let running = null;
 
-// ---- the address
 
 function address({ q, like, upload, without }, k) {
   const words = new URLSearchParams();
@@ -44,7 +43,6 @@ function fromAddress() {
 const isEmpty = (one) => !one.q && one.like === null && one.upload === null;
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
-// ---- searching
 
 function search(next, { k = STEPS[0] } = {}) {
   query = next;
@@ -139,7 +137,6 @@ function notify(what) {
   }
 }
 
-// ---- the state of the gallery
 
 function showStatus(status) {
   const changed = [];
@@ -180,7 +177,6 @@ async function start() {
 
 const refresh = () => ask("/api/status").then(showStatus, () => {});
 
-// ---- showing what was found
 
 const count = (n) => `${n.toLocaleString("en")} photo${n === 1 ? "" : "s"}`;
 
@@ -265,7 +261,6 @@ function moreLike(result) {
   search({ q: "", like: result.id, upload: null, without: query.without });
 }
 
-// ---- the form
 
 function fillForm() {
   const box = $("query");
@@ -320,7 +315,6 @@ function take(file) {
   search({ q: "", like: null, upload: number, without: query.without });
 }
 
-// ---- keys
 
 function onKey(event) {
   const typing = event.target.matches("textarea, input");
@@ -353,7 +347,6 @@ function moveFocus(event) {
   target.scrollIntoView({ block: "nearest" });
 }
 
-// ---- wiring
 
 $("form").addEventListener("submit", (event) => { event.preventDefault(); submit(); });
 $("home").addEventListener("click", (event) => {
