@@ -4,7 +4,7 @@ import { $, ask, element } from "/kit.js";
 const limits = (schema) => {
   const found = schema.anyOf?.find((one) => one.type !== "null") ?? schema;
   const parts = [found.enum ? found.enum.join(" or ") : found.type];
-  if (found.minimum !== undefined) parts.push(`${found.minimum} to ${found.maximum ?? "any"}`);
+  if (found.minimum !== undefined) parts.push(found.maximum ? `${found.minimum} to ${found.maximum}` : `at least ${found.minimum}`);
   if (found.maxLength) parts.push(`at most ${found.maxLength} characters`);
   if (found.maxItems) parts.push(`at most ${found.maxItems}`);
   if (schema.default !== undefined) parts.push(`default ${JSON.stringify(schema.default)}`);

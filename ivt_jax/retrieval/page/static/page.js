@@ -190,7 +190,7 @@ function render(answer) {
   $("headline").textContent = `${count(answer.total)}, best match first${without}`;
   showHint(answer);
   drawHistogram(answer);
-  const cards = answer.results.map((result, i) => card(result, i, answer.histogram));
+  const cards = answer.results.map((result, i) => card(result, i, answer));
   if (grown) $("grid").append(...cards.slice($("grid").children.length));
   else $("grid").replaceChildren(...cards);
   $("grid").dataset.for = address(query);
@@ -227,15 +227,16 @@ function drawHistogram({ results, floor, total, histogram: { low, high, counts }
     if (top > least) bar.classList.add("shown");
     picture.append(bar);
   });
-  if (floor !== null && floor > low && floor < high) {
+  const marked = floor !== null && floor > low && floor < high;
+  if (marked) {
     const x = ((floor - low) / (high - low)) * width;
     picture.append(svg("line", { x1: x, x2: x, y1: 0, y2: height }));
   }
-  const note = floor === null ? "all photos" : "all photos ┆ unrelated sentences";
+  const note = marked ? "all photos ┆ unrelated sentences" : "all photos";
   $("histogram").replaceChildren(picture, element("figcaption", {}, ...[low.toFixed(2).replace("-", "−"), note, high.toFixed(2)].map((text) => element("span", {}, text))));
 }
 
-function card(result, i, { low, high }) {
+function card(result, i, { floor, histogram: { low, high } }) {
   const picture = element("img", { loading: "lazy", decoding: "async", alt: `Match ${i + 1}: ${result.path}` });
   const frame = element("span", { className: "frame" }, picture);
   picture.addEventListener("error", () => {
@@ -243,7 +244,8 @@ function card(result, i, { low, high }) {
     frame.replaceChildren("This photo cannot be shown any more");
   });
   picture.src = `/api/photos/${result.id}/small`;
-  const level = element("span", { className: "level" });
+  const weak = floor !== null && result.score <= floor; // no better than chance
+  const level = element("span", { className: weak ? "level weak" : "level" });
   level.style.setProperty("--at", `${(100 * (result.score - low)) / (high - low || 1)}%`);
   const meta = element("span", { className: "meta" },
     element("span", { className: "rank" }, String(i + 1)),
