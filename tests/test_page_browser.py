@@ -366,7 +366,7 @@ def test_a_missing_gallery_is_told_and_opened_when_it_comes(page, galleries, tmp
     server = Server(tmp_path / "gallery", free_port()).wait()
     try:
         page.goto(f"{server.url}/?q=red")
-        until(lambda: "no gallery" in notice(page), "the fault is told")
+        until(lambda: "cannot be searched" in notice(page), "the fault is told")
         assert "python -m ivt_jax index" in notice(page)
         shutil.copytree(galleries[0], tmp_path / "gallery")
         page.wait_for_selector(".card")

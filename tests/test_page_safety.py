@@ -77,6 +77,7 @@ def test_links_and_pipes_are_not_followed_out_of_the_folder(copy, tmp_path):
         assert one.get(f"/api/photos/{id}/small").status_code == 200
         target.unlink()
         os.mkfifo(target)
+        assert thumbnails.aspect(Gallery.open(copy)) == pytest.approx(0.375)
         assert one.get(f"/api/photos/{id}/small").status_code == 410
         target.unlink()
         target.write_text("<html>")

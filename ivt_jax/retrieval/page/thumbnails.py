@@ -7,12 +7,13 @@ from collections import OrderedDict
 
 from PIL import Image
 
-from ivt_jax.data.images import ImageError, decode
+from ivt_jax.data.images import FORMATS, ImageError, decode
 from ivt_jax.retrieval.gallery import Gallery
 from ivt_jax.retrieval.photos import File, inside, scan
 
 SIDES = {"small": 360, "large": 1280}  # longest side in pixels
 CACHE_BYTES = 64 * 2**20
+DECODED_AT_ONCE = 2  # a photo of 50 megapixels takes 300 MB
 
 
 class Thumbnails:
@@ -23,6 +24,7 @@ class Thumbnails:
         self._limit, self._bytes = cache_bytes, 0
         self._cache: OrderedDict[tuple, bytes] = OrderedDict()
         self._lock = threading.Lock()
+        self._decoding = threading.Semaphore(DECODED_AT_ONCE)
 
     def image(self, row: int) -> Image.Image:
         """The whole photo, upright.
@@ -30,7 +32,8 @@ class Thumbnails:
         Raises ImageError: the file is gone, damaged, larger than 50 megapixels, or lies (by way of
         a link) outside the gallery's folder.
         """
-        return Image.fromarray(decode(self.gallery.read(row), key=self.gallery.paths[row]))
+        with self._decoding:
+            return Image.fromarray(decode(self.gallery.read(row), key=self.gallery.paths[row]))
 
     def jpeg(self, row: int, size: str) -> bytes:
         """The photo as JPEG of at most SIDES[size] pixels a side; raises ImageError as `image`."""
@@ -65,7 +68,7 @@ def aspect(gallery: Gallery, *, sample: int = 15) -> float:
     found = []
     for row in range(0, len(gallery), max(1, len(gallery) // sample)):
         try:
-            with Image.open(inside(gallery.root, gallery.paths[row])) as image:
+            with Image.open(io.BytesIO(gallery.read(row)), formats=FORMATS) as image:
                 found.append(image.width / image.height)
         except (ImageError, OSError, Image.DecompressionBombError):
             continue

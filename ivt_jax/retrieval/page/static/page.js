@@ -152,7 +152,7 @@ function showStatus(status) {
   if (status.state === "loading")
     notify({ title: "The model is loading", text: "A search you start now runs as soon as it is there.", waiting: true });
   if (status.state === "failed")
-    notify({ title: "There is no gallery to search", text: status.message, fault: true, again: start });
+    notify({ title: "This gallery cannot be searched", text: status.message, fault: true, again: start });
   if (status.state === "ready" && !status.photos)
     notify({ title: "This gallery is empty", text: "Index a folder that holds photos: `python -m ivt_jax index PHOTOS --run=RUN --out=GALLERY`" });
 }
