@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_intermixed_args(argv)  # a sentence may follow options
     query = [*arguments.sentences, *arguments.image]
     if not query:
         raise UserError("there is nothing to search for; give a sentence or --image=PHOTO")
@@ -22,16 +24,14 @@ def main(argv: Sequence[str]) -> int:
     from ivt_jax.retrieval.gallery import Gallery
 
     gallery = Gallery.open(arguments.gallery, model=arguments.run)
+    how = {name: getattr(arguments, name) for name in ("without", "rerank", "engine")}
     try:
-        rows, scores = gallery.rank(
-            query,
-            arguments.k,
-            without=arguments.without,
-            rerank=arguments.rerank,
-            engine=arguments.engine,
-        )
+        with warnings.catch_warnings(record=True) as notes:  # of sentences that were cut
+            rows, scores = gallery.rank(query, arguments.k, **how)
     except (ImageError, FileNotFoundError) as error:
         raise UserError(f"--image: {error}") from error
+    for note in notes:
+        print(f"note: {note.message}", file=sys.stderr)
     found = [
         {"path": str(gallery.root / gallery.paths[row]), "score": round(score, 6)}
         for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
@@ -69,7 +69,7 @@ def _write_strip(
         try:
             photo = Image.fromarray(decode(gallery.read(row), key=gallery.paths[row]))
         except ImageError as error:
-            print(f"not in {file}: {error}")
+            print(f"not in {file}: {error}", file=sys.stderr)
             continue
         results.append(StripResult(photo, score, None))
     examples = [f"like {Path(one).name}" for one in arguments.image]
@@ -77,7 +77,7 @@ def _write_strip(
     caption = "; ".join([*arguments.sentences, *examples, *excluded])
     row = StripRow(caption, None, results)
     ranking_strip([row], k=max(1, len(results)), title="search").save(file)
-    print(f"wrote {file}")
+    print(f"wrote {file}", file=sys.stderr if arguments.json else sys.stdout)
 
 
 def _parser() -> argparse.ArgumentParser:

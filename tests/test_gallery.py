@@ -211,6 +211,10 @@ def test_a_file_swapped_for_a_link_is_not_followed(model, photos, out, tmp_path)
     (photos / "000.png").symlink_to(secret)
     with pytest.raises(ValueError, match="outside"):
         gallery.read(gallery.paths.index("000.png"))
+    for path in ("../secret.png", str(secret)):  # as a hostile list of photos may have them
+        gallery.paths[1] = path
+        with pytest.raises(ValueError, match="outside"):
+            gallery.read(1)
     with pytest.raises(KeyError):
         gallery.row(10**12)
     assert gallery.row(int(gallery.ids[3])) == 3

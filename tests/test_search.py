@@ -1,12 +1,15 @@
 """Search finds what brute force finds; re-ranking is the paper's; FAISS answers like exact."""
 
 import json
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pytest
 from galleries import memory_model, write_photo, write_photos
 from PIL import Image
+from runs import ROOT
 
 from ivt_jax.errors import UserError
 from ivt_jax.retrieval import approximate, gallery_files
@@ -65,7 +68,8 @@ def test_a_sentence_is_ranked_by_its_cosine(gallery):
 def test_examples_embeddings_and_several_queries(gallery):
     path = gallery.root / gallery.paths[4]
     assert gallery.search(path, 1)[0][0] == str(path)
-    assert gallery.search(Image.open(path), 1)[0][0] == str(path)
+    with Image.open(path) as example:
+        assert gallery.search(example, 1)[0][0] == str(path)
     assert gallery.search(gallery.embeddings[4], 1)[0] == pytest.approx((str(path), 1.0))
     both = gallery.embed(["a man", "a woman"])
     one, other = gallery.model.encode_text(["a man", "a woman"]).astype(np.float64)
@@ -204,7 +208,8 @@ def test_the_engine_of_a_gallery(gallery, monkeypatch):
     )
     expected = gallery.search("a man", 5, engine="exact")
     assert gallery.search("a man", 5) == expected and not asked
-    assert gallery.search("a man", 5, engine="faiss") == pytest.approx(expected) and asked
+    found = gallery.search("a man", 5, engine="faiss")
+    assert dict(found) == pytest.approx(dict(expected)) and asked
     monkeypatch.setattr("ivt_jax.retrieval.approximate.FEWEST", 10)
     gallery.search("a man", 5)
     assert len(asked) == 2
@@ -252,7 +257,8 @@ def test_the_command_prints_json_and_draws_a_strip(gallery, opened, capsys, tmp_
     ]
     assert main([*argv[:2], f"--strip={strip}"]) == 0
     assert f"wrote {strip}" in capsys.readouterr().out
-    assert Image.open(strip).size[0] == 1600
+    with Image.open(strip) as drawn:
+        assert drawn.size[0] == 1600
 
 
 @pytest.mark.parametrize(
@@ -266,6 +272,27 @@ def test_the_command_prints_json_and_draws_a_strip(gallery, opened, capsys, tmp_
 def test_the_command_refuses_with_a_sentence(gallery, opened, argv, words):
     with pytest.raises(UserError, match=words):
         main([str(gallery.folder), *argv])
+
+
+def test_a_cut_sentence_is_told_beside_the_answer(gallery, opened, capsys):
+    assert main([str(gallery.folder), " ".join(["red"] * 30), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert "note: 1 of 1 captions were cut to data.text_length=10" in printed.err
+    assert len(json.loads(printed.out)) == 10
+
+
+@pytest.mark.parametrize("name", ["index", "search"])
+def test_help_imports_neither_jax_nor_numpy(name):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "ivt_jax", name, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert f"ivt_jax.{name}" in loaded and not loaded & {"jax", "numpy", "PIL"}
 
 
 def test_names_of_files_stay_one_line_of_text():

@@ -45,13 +45,19 @@ def word_maps(
 ) -> WordMaps:
     """Explains the score of a photo and a caption word by word.
 
-    With f the L2-normalised features of the photo, f' those without a patch and its neighbours,
-    t those of the caption and t' those without a word:
+    With f the L2-normalised features of the photo, f' those without one patch, and t those of the
+    caption; t' without a word, p' without the phrase around it, p of that phrase alone, and e of
+    the class token alone:
 
     * word_scores: f . (t - t'), what the score loses when the word is left out;
     * sentence_map: (f - f') . t, what it loses without the patch;
-    * maps: (f - f') . (t - t'), how much of the word's part is lost with the patch (the second
-      difference of the score).
+    * maps: (f - f') . d, with d the sum of t - p' and p - e, each of length one: how much of what
+      the phrase means, in the caption and by itself, is lost with the patch.
+
+    A phrase is a word with the two before it and the one after, up to a mark of punctuation: "red"
+    and "coat" are each seen where the red coat is. `python -m benchmarks.word_maps` measures this
+    choice: on drawn people similarities of word tokens with patches, which Fig. 6 of the paper
+    shows, hardly differ between a garment and the rest, nor do gradients of the score.
 
     Args:
       model: from `ivt_jax.load`.
@@ -61,26 +67,32 @@ def word_maps(
     Raises:
       UserError: a caption without a word; ImageError: an unreadable photo.
     """
-    ids, words, spans, masks = _texts(model, caption)
-    photo_masks = _photo_masks(model)
-    pixels = evaluation_image(_pixels(image), tuple(model.config.model.image_size))
-    encode = _encoders(IVTConfig(**model.config.model))
-    photos = _in_rows(lambda m: encode[0](model.params, pixels[None], m), photo_masks)  # (P + 1, D)
-    texts = _in_rows(lambda m: encode[1](model.params, ids, m), masks)  # (W + 1, D)
-    lost_photo, lost_text = photos[0] - photos[1:], texts[0] - texts[1:]
-    grid = IVTConfig(**model.config.model).grid
+    sizes = IVTConfig(**model.config.model)
+    pixels = evaluation_image(_pixels(image), sizes.image_size)
+    encode_photos, encode_texts = encoders(sizes)
+    ids, words, spans, masks = read_words(model, caption)
+    photos = in_rows(encode_photos, model.params, pixels[None], drop_patches(sizes))
+    texts = in_rows(encode_texts, model.params, ids, masks)
+    lost = photos[0] - photos[1:]  # (P, D)
+    without_word, without_phrase, phrase = texts[2:].reshape(3, len(words), -1)  # (W, D) each
+    direction = unit(texts[0] - without_phrase) + unit(phrase - texts[1])
     return WordMaps(
         words=words,
         spans=spans,
-        maps=(lost_text @ lost_photo.T).reshape(-1, *grid),
-        sentence_map=(lost_photo @ texts[0]).reshape(grid),
-        word_scores=lost_text @ photos[0],
+        maps=(direction @ lost.T).reshape(-1, *sizes.grid),
+        sentence_map=(lost @ texts[0]).reshape(sizes.grid),
+        word_scores=(texts[0] - without_word) @ photos[0],
         score=float(photos[0] @ texts[0]),
     )
 
 
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Rows (n, D) of length one; zeros stay zeros."""
+    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
+
+
 @functools.lru_cache(maxsize=2)
-def _encoders(config: IVTConfig):
+def encoders(config: IVTConfig):
     """Jitted: masked copies of one photo, and of one sentence -> (M, D), L2-normalised."""
     graphdef, _ = split_model(config)
 
@@ -102,45 +114,61 @@ def _encoders(config: IVTConfig):
     return photos, texts
 
 
-def _in_rows(encode, masks: np.ndarray) -> np.ndarray:
-    """Encodes masks (M, T) in blocks of one shape -> (M, D)."""
+def in_rows(encode, params, one: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Copies of one photo or sentence under masks (M, T), in blocks of one shape -> (M, D)."""
     padded = np.concatenate([masks, np.repeat(masks[:1], -len(masks) % _ROWS, axis=0)])
-    blocks = [encode(block) for block in padded.reshape(-1, _ROWS, masks.shape[1])]
+    blocks = [encode(params, one, kept) for kept in padded.reshape(-1, _ROWS, masks.shape[1])]
     return np.concatenate(jax.device_get(blocks))[: len(masks)]
 
 
-def _photo_masks(model: Retriever) -> np.ndarray:
-    """Tokens kept (P + 1, N): all of them, then without each patch and the eight around it."""
-    rows, columns = IVTConfig(**model.config.model).grid
-    y, x = np.divmod(np.arange(rows * columns), columns)
-    near = (abs(y[:, None] - y) <= 1) & (abs(x[:, None] - x) <= 1)  # (P, P)
-    masks = np.ones((rows * columns + 1, rows * columns + 1), bool)
-    masks[1:, 1:] = ~near
+def drop_patches(config: IVTConfig) -> np.ndarray:
+    """Tokens kept (P + 1, N): all of them, then without each patch."""
+    masks = np.ones((config.image_tokens, config.image_tokens), bool)
+    np.fill_diagonal(masks[1:, 1:], False)
     return masks
 
 
-def _texts(model: Retriever, caption: str):
-    """Ids (1, L), words, their spans, and tokens kept (W + 1, L): all, then without each word."""
-    data = model.config.data
+def read_words(
+    model: Retriever, caption: str
+) -> tuple[np.ndarray, list[str], list[tuple[int, int]], np.ndarray]:
+    """What the model reads: ids (1, L), W words, their spans, and tokens kept (2 + 3 W, L).
+
+    Kept are all tokens; no word; then W times all but a word, all but its phrase, its phrase.
+    """
+    length, separator = model.config.data.text_length, model.config.data.separator
     clean = caption.encode("utf-8", "ignore").decode("utf-8")
-    ids, mask, _ = model.tokenizer.encode(
-        [clean], length=data.text_length, separator=data.separator
-    )
-    read = int(mask.sum()) - 1 - (data.separator == "sep")
-    encoded = model.tokenizer.wordpiece.encode(clean, add_special_tokens=False)
-    words, spans, masks = [], [], [mask[0]]
+    ids, mask, _ = model.tokenizer.encode([clean], length=length, separator=separator)
+    read = int(mask.sum()) - 1 - (separator == "sep")  # tokens of words
+    offsets = model.tokenizer.wordpiece.encode(clean, add_special_tokens=False).offsets[:read]
+    words, spans, owned = [], [], []
     for match in _WORD.finditer(clean):
         start, end = match.span()
-        tokens = [i for i, (a, b) in enumerate(encoded.offsets[:read]) if start <= a and b <= end]
-        if tokens:
-            kept = mask[0].copy()
-            kept[np.array(tokens) + 1] = False
+        tokens = np.zeros(length, bool)
+        tokens[1 : read + 1] = [start <= a and b <= end for a, b in offsets]
+        if tokens.any():
             words.append(match.group())
             spans.append((start, end))
-            masks.append(kept)
+            owned.append(tokens)
     if not words:
         raise UserError("there is no word in the caption to explain")
-    return ids, words, spans, np.stack(masks)
+    word = np.stack(owned)  # (W, L)
+    phrase = np.stack([word[_phrase(clean, spans, i)].any(axis=0) for i in range(len(words))])
+    special = mask[0].copy()
+    special[1 : read + 1] = False
+    masks = [mask, special[None], mask & ~word, mask & ~phrase, special | phrase]
+    return ids, words, spans, np.concatenate(masks)
+
+
+def _phrase(caption: str, spans: list[tuple[int, int]], word: int) -> list[int]:
+    """A word, the two before and the one after it, as far as only blanks are between them."""
+    first = last = word
+    while (
+        first > 0 and word - first < 2 and caption[spans[first - 1][1] : spans[first][0]].isspace()
+    ):
+        first -= 1
+    if last + 1 < len(spans) and caption[spans[last][1] : spans[last + 1][0]].isspace():
+        last += 1
+    return list(range(first, last + 1))
 
 
 def _pixels(image: Image.Image | str | Path | np.ndarray) -> np.ndarray:

@@ -53,6 +53,8 @@ class Gallery:
         self.paths, self.ids = self._photos.paths, self._photos.ids
         self._model, self._index = model, None
         self._lock = threading.Lock()
+        # One product uses all cores; several at once keep BLAS threads waiting for each other.
+        self._searching = threading.Lock()
 
     @classmethod
     def build(
@@ -189,7 +191,8 @@ class Gallery:
         if engine == "auto":
             engine = "faiss" if indexed and len(self) >= approximate.FEWEST else "exact"
         if engine == "exact":
-            return nearest(self.embeddings, embedding, k=k)
+            with self._searching:
+                return nearest(self.embeddings, embedding, k=k)
         return approximate.search(self._faiss_index(), self.embeddings, embedding, k=k)
 
     def index_faiss(self) -> tuple[float, int]:
