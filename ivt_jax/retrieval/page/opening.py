@@ -1,5 +1,6 @@
 """Opens a gallery with its model, and compiles what a first search would wait for."""
 
+import unicodedata
 from pathlib import Path
 
 from PIL import Image
@@ -36,7 +37,7 @@ def reading_notes(model: Retriever, sentence: str) -> list[str]:
     unknown = [
         f"“{sentence[start:end]}”"
         for id, (start, end) in zip(encoded.ids, encoded.offsets, strict=True)
-        if id == tokenizer.unknown_id
+        if id == tokenizer.unknown_id and unicodedata.category(sentence[start])[0] != "P"
     ]
     notes = [f"The model does not know {', '.join(dict.fromkeys(unknown))}."] if unknown else []
     *_, cut = tokenizer.encode([sentence], length=data.text_length, separator=data.separator)

@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 from PIL import Image
 
-from ivt_jax.data.images import FORMATS, ImageError, decode
+from ivt_jax.data.images import ImageError, decode
 from ivt_jax.retrieval.gallery import Gallery
 from ivt_jax.retrieval.photos import File, inside, scan
 
@@ -68,7 +68,7 @@ def aspect(gallery: Gallery, *, sample: int = 15) -> float:
     found = []
     for row in range(0, len(gallery), max(1, len(gallery) // sample)):
         try:
-            with Image.open(io.BytesIO(gallery.read(row)), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(gallery.read(row))) as image:
                 found.append(image.width / image.height)
         except (ImageError, OSError, Image.DecompressionBombError):
             continue
