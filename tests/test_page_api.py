@@ -1,12 +1,17 @@
 """The server of the search page: right answers, and nothing for those who ask what they may not."""
 
+import contextlib
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import threading
+import urllib.request
 
 import numpy as np
 import pytest
-from browsing import until
+from browsing import PATIENCE, ROOT, until
 from fastapi.testclient import TestClient
 from page_clients import HOME, client_of, first, photo
 from page_stand_in import ColourModel, open_engine, write, write_index
@@ -181,3 +186,21 @@ def test_faults_of_the_command_are_sentences(gallery, tmp_path):
             server.main([str(gallery), f"--port={taken.getsockname()[1]}"])
     with pytest.raises(UserError, match="cannot listen"):
         server.main([str(gallery), "--port=99999999"])
+
+
+def test_the_command_says_where_it_is_and_ends_with_ctrl_c(gallery):
+    command = [sys.executable, "-m", "ivt_jax", "serve", str(gallery), "--port=0"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    url = process.stdout.readline().split()[0]
+    assert url.startswith("http://127.0.0.1:")
+
+    def status() -> str:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/api/status") as answer:
+            return json.load(answer)["message"]
+        return ""
+
+    until(status, "the server says what is wrong")
+    assert "name the model" in status()  # the gallery of the colour model names none
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=PATIENCE)[0] == "stopped\n" and process.returncode == 0

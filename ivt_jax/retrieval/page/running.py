@@ -11,7 +11,7 @@ from ivt_jax.retrieval.page.app import create_app
 from ivt_jax.retrieval.page.desk import Desk
 from ivt_jax.retrieval.page.engine import Engine
 
-CONNECTIONS = 200  # at the same time; more are answered with 503
+CONNECTIONS = 500  # at the same time; more are answered with 503
 
 
 def run_server(

@@ -27,7 +27,8 @@ def main(argv: Sequence[str]) -> int:
         from ivt_jax.retrieval.page.running import run_server
     except ModuleNotFoundError as error:
         raise UserError(
-            f"the page needs the package {error.name}: pip install 'ivt-jax[serve]'"
+            f"the page needs the package {error.name}: pip install fastapi uvicorn, "
+            "or the extra `serve`"
         ) from error
 
     def opened():
