@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "score a run on a dataset: R1, R5, R10, mAP, mINP",
     "index": "encode a folder of photos into a gallery, or what changed in it",
     "search": "find photos of a gallery by a sentence or an example",
+    "serve": "search a gallery in the browser, on this machine",
     "export": "write a trained model for other libraries: PyTorch, ONNX, the official code",
 }
 
@@ -45,6 +46,8 @@ def _dispatch(argv: list[str]) -> int | None:
             from ivt_jax.index import main as command
         case "search":
             from ivt_jax.search import main as command
+        case "serve":
+            from ivt_jax.retrieval.page.server import main as command
         case "export":
             from ivt_jax.export import main as command
         case "--help" | "-h" | "help":

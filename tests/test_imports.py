@@ -72,6 +72,7 @@ LEVELS = {
         [f"ivt_jax.retrieval.{name}" for name in ("fingerprint", "gallery", "indexing", "explain")],
         6,
     ),
+    "ivt_jax.retrieval.page": 7,
     "ivt_jax.index": 6,
     "ivt_jax.search": 6,
     "ivt_jax.prepare": 6,
