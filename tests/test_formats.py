@@ -225,7 +225,7 @@ def test_files_become_a_training_step(tmp_path, label):
     views, state, step = training(stage)
     config = run_config(stage, form, directory=tmp_path / "out", dataset=manifest["name"])
     data = open_data(config, views=views)
-    batches = data.batches(config, start_step=0)
+    batches = data.batches(config, start=0, say=print)
     batch = next(batches)
     batches.close()
     assert not batch.pop("substituted").any() and not batch.pop("truncated").any()

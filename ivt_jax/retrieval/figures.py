@@ -74,6 +74,7 @@ def ranking_strip(
         y += layout.row_height
     canvas = Canvas(width, y + layout.margin - 8, theme)
     judged = any(result.match is not None for row in rows for result in row.results)
+    _draw_header(canvas, layout, title, _LEGEND if judged else ())
     for row, repeats, top in zip(rows, repeated, tops, strict=True):
         if top > layout.header and not repeats:
             canvas.line([(layout.margin, top - 18), (width - layout.margin, top - 18)], "rule", 1)

@@ -20,7 +20,7 @@ try:
     from transformers import PreTrainedConfig, PreTrainedModel  # pyright: ignore
 except ImportError:
     try:
-        from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+        from huggingface_hub import PyTorchModelHubMixin, snapshot_download  # pyright: ignore
     except ImportError:
         snapshot_download = None
 
