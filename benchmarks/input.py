@@ -34,7 +34,7 @@ from ivt_jax.data.records import open_dataset, vocabulary_path
 from ivt_jax.data.texts import load_tokenizer
 
 SIZE = (384, 128)  # height, width
-BATCH = 16
+BATCH = 64
 NAME = "synthetic_scenes"
 OPTIONS = {
     "views": ("sentence",),

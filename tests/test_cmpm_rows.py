@@ -1,6 +1,7 @@
 """CMPM without its matrix against the plain form, the official code's outputs and float64 NumPy."""
 
 import functools
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ def features(rows, scale=1.0):
     return images, texts, identities.astype(np.int32)
 
 
-def with_gradients(function):
+def with_gradients(function) -> Any:
     return jax.jit(jax.value_and_grad(function, argnums=(0, 1)))
 
 
@@ -39,7 +40,7 @@ def mean_of_rows(images, texts, identities, **options):
 
 def float64(images, texts, identities, *, logits, target_norm, epsilon, block=512):
     """Value and gradients by the definition, a block of rows at a time."""
-    sides = [np.float64(x) for x in (images, texts)]
+    sides = [x.astype(np.float64) for x in (images, texts)]
     norms = [np.linalg.norm(x, axis=1, keepdims=True) for x in sides]
     unit = [x / n for x, n in zip(sides, norms, strict=True)] if logits == "projection" else sides
     to_rows, to_columns = ([np.zeros_like(x) for x in sides] for _ in range(2))
@@ -50,8 +51,9 @@ def float64(images, texts, identities, *, logits, target_norm, epsilon, block=51
             scores = rows[part] @ columns.T
             scores -= scores.max(axis=1, keepdims=True)
             log_p = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
-            y = np.float64(identities[part, None] == identities)
-            q = y / (np.sqrt(y.sum(1)) if target_norm == "l2" else y.sum(1))[:, None]
+            y = (identities[part, None] == identities).astype(np.float64)
+            positives = y.sum(axis=1, keepdims=True)
+            q = y / (np.sqrt(positives) if target_norm == "l2" else positives)
             difference = log_p - np.log(q + epsilon)
             p = np.exp(log_p)
             losses = (p * difference).sum(axis=1, keepdims=True)
@@ -104,7 +106,7 @@ def test_no_device_holds_a_matrix(rows):
     chunk, devices, item = 256, 8, 4
     lean, _ = on_eight_devices(rows, chunk=chunk)
     plain, _ = on_eight_devices(rows, chunk=0)
-    lean, plain = (x.memory_analysis().temp_size_in_bytes for x in (lean, plain))
+    lean, plain = (cast(Any, x).memory_analysis().temp_size_in_bytes for x in (lean, plain))
     print(f"B={rows}: plain {plain / 1e6:.1f} MB, lean {lean / 1e6:.1f} MB")
     assert plain > rows * rows * item
     assert lean < item * (6 * rows // devices * chunk + 12 * rows * WIDTH)
@@ -167,7 +169,7 @@ def test_bfloat16_features_are_compared_in_float32():
     value, gradients = with_gradients(functools.partial(mean_of_rows, chunk=8))(*half, identities)
     assert value.dtype == jnp.float32
     assert all(g.dtype == jnp.bfloat16 for g in gradients)
-    np.testing.assert_allclose(value, cmpm(*half, identities), rtol=1e-6)
+    np.testing.assert_allclose(value, cmpm(half[0], half[1], identities), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from PIL import Image
 
 from configs import base
 from ivt_jax.data import pipeline
-from ivt_jax.data.cache import Cache
 from ivt_jax.data.pipeline import TrainingEntries, ViewOptions, epochs_seen, training_batches
 from ivt_jax.data.records import DataError, RecordSource
 from ivt_jax.data.texts import load_tokenizer
@@ -42,6 +41,9 @@ class People:
 
     def __len__(self):
         return len(self.identities)
+
+    def read(self, indices):
+        return [self[index] for index in indices]
 
     def __getitem__(self, index):
         stream = io.BytesIO()
@@ -197,9 +199,7 @@ def test_two_bad_records_in_a_row_report_the_first(tokenizer):
 def test_a_dataset_without_one_good_image_is_an_error(tokenizer):
     hopeless = dataset(people(corrupt=frozenset(range(8))))
     with pytest.raises(DataError, match="people cannot be read"):
-        hopeless.sample(
-            0, np.random.default_rng(0), tokenizer=tokenizer, options=OPTIONS, cache=Cache(0)
-        )
+        read(tokenizer, 1, datasets=[hopeless])
 
 
 def test_cut_texts_are_counted(tokenizer, batches):

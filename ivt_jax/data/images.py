@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import io
 from collections.abc import Hashable
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -22,7 +23,7 @@ ENOUGH = 0.9  # of the target's number of pixels; "scaled" never reduces to fewe
 
 _JPEG_START = b"\xff\xd8\xff"
 _END_MISSING = "Premature end of JPEG file"
-_HEADER = 1 << 16  # bytes that hold a JPEG's EXIF block, if it has one
+_APPLICATION, _SCAN = b"\xe1", b"\xda"  # segments of a JPEG: one that may be EXIF, the pixels
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {  # EXIF orientation -> what makes it upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -33,6 +34,14 @@ _UPRIGHT = {  # EXIF orientation -> what makes it upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+class View(NamedTuple):
+    """Which pixels of a resized image a sample shows: moved by (top, left) pixels, mirrored."""
+
+    top: int
+    left: int
+    flipped: bool
 
 
 class ImageError(ValueError):
@@ -88,9 +97,9 @@ def decode_resized(
             return image if image.shape[:2] == size else resize(image, size, resize_filter)
     image = _decode(data, key)
     height, width = size
-    if image.size == (width, height):
-        return np.array(image)
-    return np.array(image.resize((width, height), FILTERS[resize_filter]))
+    if image.size != (width, height):
+        image = image.resize((width, height), FILTERS[resize_filter])
+    return np.asarray(image)
 
 
 def damaged(data: bytes) -> str | None:
@@ -123,7 +132,7 @@ def _jpeg(data: bytes, size: tuple[int, int], key: Hashable) -> np.ndarray | Non
     except ValueError:
         return None
     sane = min(height, width) >= MIN_SIDE and height * width <= MAX_PIXELS
-    turned = b"Exif\0" in data[:_HEADER] and _upright(image := _open(data, key)) is not image
+    turned = _has_exif(data) and _upright(image := _open(data, key)) is not image
     if not sane or turned or colour not in ("YCbCr", "Gray", "RGB"):
         return None
     factor = _reduction(height, width, size)
@@ -136,6 +145,19 @@ def _jpeg(data: bytes, size: tuple[int, int], key: Hashable) -> np.ndarray | Non
         reason = "truncated" if _END_MISSING in str(error) else "broken"
         raise ImageError(reason, key, str(error)) from error
     return image if factor == 1 else _bilinear(image, size)
+
+
+def _has_exif(data: bytes) -> bool:
+    """Whether a JPEG has an EXIF block, or a header that is too odd to tell."""
+    start = 2
+    while data[start : start + 1] == b"\xff":
+        kind = data[start + 1 : start + 2]
+        if kind == _SCAN:
+            return False
+        if kind == _APPLICATION and data[start + 4 : start + 9] == b"Exif\0":
+            return True
+        start += 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+    return True
 
 
 def _reduction(height: int, width: int, size: tuple[int, int]) -> int:
@@ -231,7 +253,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         layer = image.convert("RGBA")
         ground = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(ground, layer).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # convert copies in any case
 
 
 def resize(image: np.ndarray, size: tuple[int, int], filter: str) -> np.ndarray:
@@ -276,20 +298,31 @@ def crop_and_flip(
     image: np.ndarray, *, pad: int, flip: float, rng: np.random.Generator
 ) -> np.ndarray:
     """The random part of `augment`: a new view of a resized uint8 (H, W, 3) image, as large."""
-    top, left = rng.integers(0, 2 * pad + 1, 2) - pad
-    flipped = rng.random() < flip
-    (rows_in, rows_out), (columns_in, columns_out) = (
-        _overlap(int(offset), length)
-        for offset, length in zip((top, left), image.shape, strict=False)
-    )
-    view = np.zeros_like(image)
-    if flipped:
-        mirrored = view[:, ::-1]
-        for channel in range(image.shape[2]):  # one by one: 4 x as fast
-            mirrored[rows_out, columns_out, channel] = image[rows_in, columns_in, channel]
-    else:
-        view[rows_out, columns_out] = image[rows_in, columns_in]
+    view = np.empty_like(image)
+    write_view(image, draw_view(pad=pad, flip=flip, rng=rng), view)
     return view
+
+
+def draw_view(*, pad: int, flip: float, rng: np.random.Generator) -> View:
+    """A random crop of a padded image and a random flip; `augment` has the arguments."""
+    top, left = rng.integers(0, 2 * pad + 1, 2) - pad
+    return View(int(top), int(left), bool(rng.random() < flip))
+
+
+def write_view(image: np.ndarray, view: View, out: np.ndarray) -> None:
+    """Writes a view of a uint8 (H, W, 3) image into `out`, as large; the rest of it turns black."""
+    (rows_in, rows), (columns_in, columns) = (
+        _overlap(offset, length)
+        for offset, length in zip((view.top, view.left), image.shape, strict=False)
+    )
+    target = out[:, ::-1] if view.flipped else out
+    target[: rows.start] = target[rows.stop :] = 0
+    target[:, : columns.start] = target[:, columns.stop :] = 0
+    if view.flipped:
+        for channel in range(image.shape[2]):  # one by one: 4 x as fast
+            target[rows, columns, channel] = image[rows_in, columns_in, channel]
+    else:
+        target[rows, columns] = image[rows_in, columns_in]
 
 
 def _overlap(offset: int, length: int) -> tuple[slice, slice]:

@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 
 from ivt_jax.data.cache import Cache
-from ivt_jax.data.images import ImageError, crop_and_flip, decode_resized
+from ivt_jax.data.images import ImageError, decode_resized, draw_view, write_view
 from ivt_jax.data.records import DataError, RecordSource, entries
 from ivt_jax.data.sampling import IdentityOrder, ShuffledOrder
 from ivt_jax.data.texts import LEVELS, Tokenizer, text_levels
@@ -80,52 +80,55 @@ class TrainingEntries:
             else ShuffledOrder(len(self.entries), seed=seed)
         )
 
+    def read_ahead(self, positions: list[int], cache: Cache) -> dict[int, dict[str, Any]]:
+        """The records at these positions that are not in the cache, by their index.
+
+        Read all at once, which costs half of reading them one by one.
+        """
+        indices = {int(self.entries[self.order[position], 0]) for position in positions}
+        missing = [index for index in sorted(indices) if cache.get((self.number, index)) is None]
+        return dict(zip(missing, self.source.read(missing), strict=True)) if missing else {}
+
     def sample(
         self,
         position: int,
         rng: np.random.Generator,
         *,
-        tokenizer: Tokenizer,
         options: ViewOptions,
         cache: Cache,
-    ) -> dict[str, Any]:
+        ahead: dict[int, dict[str, Any]],
+        images: np.ndarray,
+    ) -> tuple[list[str], int, tuple[int, int]]:
         """The sample at a position; a bad record is replaced by the next good entry.
 
         What was read and decoded is kept in `cache` while there is room; the sample is the same
-        with and without it.
+        with and without it, and whether its record is in `ahead` or not. The image views are
+        written into `images`, uint8 (V, H, W, 3): in its place in a batch a view is written once.
 
-        Returns images uint8 (V, H, W, 3), token_ids int32 (V, L), token_mask bool (V, L),
-        identities int32, and for the report truncated int32, the texts that were cut, and
-        substituted int32 (2,): 1 + the number of the dataset, and of the bad record, or zeros.
+        Returns the V texts, the identity, and for the report 1 + the number of the dataset, and of
+        the bad record, or zeros.
         Raises DataError when 100 entries in a row are bad.
         """
-        record, caption_index, image, bad = self._readable(self.order[position], options, cache)
+        record, caption_index, image, bad = self._readable(
+            self.order[position], options, cache, ahead
+        )
         if caption_index < 0:
             caption_index = int(rng.integers(len(record["captions"])))
         texts = _levels(record, caption_index, options, rng)
-        ids, mask, truncated = tokenizer.encode(
-            texts, length=options.text_length, separator=options.separator
-        )
-        return {
-            "images": np.stack(
-                [crop_and_flip(image, pad=options.pad, flip=options.flip, rng=rng) for _ in texts]
-            ),
-            "token_ids": ids,
-            "token_mask": mask,
-            "identities": np.int32(record["identity"] + self.identity_offset),
-            "truncated": np.int32(truncated.sum()),
-            "substituted": np.array(bad, np.int32),
-        }
+        for out in images:
+            write_view(image, draw_view(pad=options.pad, flip=options.flip, rng=rng), out)
+        return texts, record["identity"] + self.identity_offset, bad
 
     def _readable(
-        self, entry: int, options: ViewOptions, cache: Cache
+        self, entry: int, options: ViewOptions, cache: Cache, ahead: dict[int, dict[str, Any]]
     ) -> tuple[dict[str, Any], int, np.ndarray, tuple[int, int]]:
         """The record, caption and resized pixels of the first good entry from `entry` on."""
         bad = (0, 0)
         for attempt in range(_SUBSTITUTES):
             index, caption = map(int, self.entries[(entry + attempt) % len(self.entries)])
             try:
-                record, image = cache.get((self.number, index)) or self._read(index, options, cache)
+                kept = cache.get((self.number, index))
+                record, image = kept or self._decode(index, options, cache, ahead)
                 return record, caption, image, bad
             except ImageError:
                 bad = bad if any(bad) else (self.number + 1, index)
@@ -134,17 +137,18 @@ class TrainingEntries:
             f"{bad[1]} on; prepare the dataset anew"
         )
 
-    def _read(
-        self, index: int, options: ViewOptions, cache: Cache
+    def _decode(
+        self, index: int, options: ViewOptions, cache: Cache, ahead: dict[int, dict[str, Any]]
     ) -> tuple[dict[str, Any], np.ndarray]:
-        record = self.source[index]
+        record = ahead[index] if index in ahead else self.source[index]
         image = decode_resized(
-            record.pop("image"),
+            record["image"],
             size=options.image_size,
             resize_filter=options.resize,
             mode=options.decode,
             key=record["key"],
         )  # (H, W, 3)
+        record = {name: value for name, value in record.items() if name != "image"}
         cache.add((self.number, index), (record, image), size=image.nbytes)
         return record, image
 
@@ -178,24 +182,83 @@ def epochs_seen(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Sample(grain.transforms.RandomMap):
-    entries: TrainingEntries
+class _Batches:
+    """One process's share of every batch, by step; what Grain reads ahead.
+
+    Made batch by batch and not sample by sample: records are read and texts are tokenised all at
+    once, and pixels are copied once.
+    """
+
+    datasets: list[TrainingEntries]
+    mixture: grain.MapDataset  # of (number of the dataset, position in its order)
+    keys: list[np.ndarray]  # of the randomness of each dataset
     tokenizer: Tokenizer
     options: ViewOptions
     cache: Cache
+    batch_size: int  # B
+    first: int  # row of the batch
+    rows: int
 
-    def random_map(self, element: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        return self.entries.sample(
-            element, rng, tokenizer=self.tokenizer, options=self.options, cache=self.cache
-        )
-
-
-class _Positions:
     def __len__(self) -> int:
         return _ENDLESS
 
-    def __getitem__(self, position: int) -> int:
-        return position
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        first = step * self.batch_size + self.first
+        places = [self.mixture[first + row] for row in range(self.rows)]
+        ahead = [
+            dataset.read_ahead([p for n, p in places if n == number], self.cache)
+            for number, dataset in enumerate(self.datasets)
+        ]
+        views, (height, width) = len(self.options.views), self.options.image_size
+        images = np.empty((self.rows, views, height, width, 3), np.uint8)  # (B, V, H, W, 3)
+        samples = [
+            self.datasets[number].sample(
+                position,
+                self._generator(number, position),
+                options=self.options,
+                cache=self.cache,
+                ahead=ahead[number],
+                images=out,
+            )
+            for (number, position), out in zip(places, images, strict=True)
+        ]
+        texts, identities, bad = zip(*samples, strict=True)
+        ids, mask, truncated = self.tokenizer.encode(
+            [text for levels in texts for text in levels],
+            length=self.options.text_length,
+            separator=self.options.separator,
+        )  # (B V, L), (B V, L), (B V,)
+        return {
+            "images": images,
+            "token_ids": ids.reshape(self.rows, views, -1),
+            "token_mask": mask.reshape(self.rows, views, -1),
+            "identities": np.array(identities, np.int32),
+            "truncated": truncated.reshape(self.rows, views).sum(axis=1, dtype=np.int32),
+            "substituted": np.array(bad, np.int32),
+        }
+
+    def _generator(self, number: int, position: int) -> np.random.Generator:
+        counter = np.array([0, 0, 0, position], np.uint64)
+        return np.random.Generator(np.random.Philox(key=self.keys[number], counter=counter))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Positions:
+    """The positions of one dataset's order, with its number."""
+
+    number: int
+
+    def __len__(self) -> int:
+        return _ENDLESS
+
+    def __getitem__(self, position: int) -> tuple[int, int]:
+        return self.number, position
+
+
+def _key(seed: int) -> np.ndarray:
+    """The Philox key of a dataset's randomness; a sample's position is its counter."""
+    drawn = np.random.SeedSequence([seed, 1]).generate_state(1)
+    return np.random.Philox(int(drawn[0])).state["state"]["key"]
 
 
 def _ignore_interrupt(*_) -> None:
@@ -229,20 +292,26 @@ def training_batches(
       prefetch: batches kept ready, by each worker if there are any.
       cache_gib: GiB of decoded images kept in memory, an equal share in each worker.
 
-    Yields dicts of numpy arrays with a leading axis of B / processes; see `TrainingEntries.sample`.
+    Yields dicts of numpy arrays with a leading axis of B / processes: images uint8
+    (B, V, H, W, 3), token_ids int32 (B, V, L), token_mask bool (B, V, L), identities int32 (B,),
+    and for the report truncated int32 (B,), the texts that were cut, and substituted int32 (B, 2):
+    see `TrainingEntries.sample`.
     """
-    cache = Cache(int(cache_gib * 2**30) // max(workers, 1))
-    streams = [
-        grain.MapDataset.source(_Positions())
-        .seed(seed + number)
-        .random_map(_Sample(entries, tokenizer, options, cache))
-        for number, entries in enumerate(datasets)
-    ]
-    stream = streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, weights)
-    batches = stream.batch(batch_size // processes, drop_remainder=True)
-    batches = batches[process::processes][start_step:]
+    positions = [grain.MapDataset.source(_Positions(number)) for number in range(len(datasets))]
+    share = batch_size // processes
+    batches = _Batches(
+        datasets=datasets,
+        mixture=positions[0] if len(positions) == 1 else grain.MapDataset.mix(positions, weights),
+        keys=[_key(seed + number) for number in range(len(datasets))],
+        tokenizer=tokenizer,
+        options=options,
+        cache=Cache(int(cache_gib * 2**30) // max(workers, 1)),
+        batch_size=batch_size,
+        first=process * share,
+        rows=share,
+    )
     read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, 1))
-    stream = batches.to_iter_dataset(read)
+    stream = grain.MapDataset.source(batches)[start_step:].to_iter_dataset(read)
     if workers:
         flags.FLAGS.mark_as_parsed()  # Grain reads one when it starts processes
         stream = stream.mp_prefetch(

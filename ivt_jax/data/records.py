@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,14 @@ class RecordSource:
         Keys: image (bytes), captions, words, attributes (lists of str, aligned), identity (int),
         source, key, annotation (str).
         """
-        feature = self._parse(self._shards[int(index)]).features.feature
+        return self.read([index])[0]
+
+    def read(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """The records of these numbers, read all at once."""
+        return [self._parse(raw) for raw in self._shards.__getitems__(list(map(int, indices)))]
+
+    def _parse(self, raw: bytes) -> dict[str, Any]:
+        feature = self._example(raw).features.feature
 
         def strings(name: str) -> list[str]:
             return [value.decode("utf-8") for value in feature[name].bytes_list.value]
@@ -87,7 +94,7 @@ class RecordSource:
         return builder.as_data_source(self.split, deserialize_method=raw)
 
     @functools.cached_property
-    def _parse(self):
+    def _example(self):
         from tensorflow_datasets.proto import tf_example_pb2
 
         return tf_example_pb2.Example.FromString

@@ -65,8 +65,7 @@ class Tokenizer:
         token_ids = np.full((len(captions), length), self.pad_id, np.int32)
         token_mask = np.zeros((len(captions), length), bool)
         truncated = np.zeros(len(captions), bool)
-        for row, caption in enumerate(captions):
-            words = self._word_ids(caption)
+        for row, words in enumerate(self._word_ids(captions)):
             ids = [self.class_id, *words[:room], *tail]
             token_ids[row, : len(ids)] = ids
             token_mask[row, : len(ids)] = True
@@ -78,10 +77,11 @@ class Tokenizer:
         table = self.wordpiece.get_vocab()
         return sorted(table, key=table.__getitem__)
 
-    def _word_ids(self, caption: str) -> list[int]:
+    def _word_ids(self, captions: list[str]) -> list[list[int]]:
         # Lone surrogates come from broken files and cannot enter the tokenizer.
-        clean = caption.encode("utf-8", "ignore").decode("utf-8")
-        return self.wordpiece.encode(clean, add_special_tokens=False).ids or [self.unknown_id]
+        clean = [caption.encode("utf-8", "ignore").decode("utf-8") for caption in captions]
+        encoded = self.wordpiece.encode_batch_fast(clean, add_special_tokens=False)
+        return [words.ids or [self.unknown_id] for words in encoded]
 
 
 def load_tokenizer(vocabulary: str | Path) -> Tokenizer:
