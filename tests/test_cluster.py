@@ -99,7 +99,7 @@ def test_an_ordinary_machine_starts_nothing(variables):
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=ROOT,
-        env=environment(**variables),
+        env=environment() | variables,
         capture_output=True,
         text=True,
         check=False,
@@ -117,7 +117,7 @@ def test_slurm_is_found_out():
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=ROOT,
-        env=environment(**variables),
+        env=environment() | variables,
         capture_output=True,
         text=True,
         check=False,
