@@ -66,7 +66,7 @@ def stopped(data, workdir) -> None:
     processes[1].communicate()
     assert took < HEARTBEAT + 5 + SLACK
     assert processes[0].returncode == -signal.SIGABRT, output
-    assert "task:1" in output, output
+    assert "(stopped sending heartbeats):\n1\n" in output, output
 
 
 def slow_then_terminated(data, workdir) -> None:
