@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_checkpoint import forgive_abandoned_reads as _forgive  # noqa: F401
 from test_checkpoint import fresh_state, on_mesh, restore, save
 
 import ivt_jax
@@ -117,7 +118,7 @@ def files_of(run: Path, step: int) -> list[Path]:
 def flips(run: Path, count: int):
     """Flips one random bit after the other, each undone before the next."""
     rng = np.random.default_rng(0)
-    files = [*files_of(run, 2), run / "integrity" / "2.json"]
+    files = [*files_of(run, 2), *(run / "integrity").glob("2.json")]
     for number in range(count):
         path = files[number % len(files)]
         content = path.read_bytes()
