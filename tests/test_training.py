@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -22,10 +23,12 @@ from runs import (
 import ivt_jax
 from ivt_jax.data import synthetic
 from ivt_jax.training.checkpoint import saved_steps
+from ivt_jax.training.goodput import read_goodput, totals
 from ivt_jax.training.telemetry import read_metrics
 
 
 def test_killed_and_resumed_equals_undisturbed_bit_for_bit(data, undisturbed, tmp_path):
+    began = time.time()
     process = start("pretrain", data, tmp_path, *LONG)
     wait_for_step(tmp_path, 15, process)
     process.kill()
@@ -34,6 +37,11 @@ def test_killed_and_resumed_equals_undisturbed_bit_for_bit(data, undisturbed, tm
     assert done and done[-1] < 60
     assert f"resumed at step {done[-1]}" in finish("pretrain", data, tmp_path, *LONG)
     assert_same_run(tmp_path, undisturbed)
+    lines = read_goodput(tmp_path)
+    assert 0 < lines[0].began - began + 0.1 < 5 and lines[-1].process == 2
+    spent, wall = totals(lines), lines[-1].ended - lines[0].began
+    assert sum(spent.values()) == pytest.approx(wall, rel=0.01) and wall < time.time() - began
+    assert min(spent["start"], spent["compile"], spent["restore"], spent["gap"]) > 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
