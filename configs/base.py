@@ -91,6 +91,7 @@ def _defaults() -> ConfigDict:
     objective.target_norm = "l2"  # of the target rows: "l2" [code] | "sum" [paper Eq. 6]
     objective.epsilon = 1e-8  # inside the logarithm of the target [code]
     objective.negatives = "global"  # the whole batch | "local": each device its own share [code]
+    objective.chunk = 0  # columns compared at once, rows split over devices; 0 = (B, B) on each
     objective.levels = "joint"  # fine-tuning: one matrix [code] | "separate" | "sentence": no MLA
 
     optimizer = config.optimizer = ConfigDict()
@@ -114,13 +115,16 @@ def _defaults() -> ConfigDict:
 
     training = config.training = ConfigDict()
     training.batch_size = 112  # pairs in a step over all devices and accumulation [paper: 4 x 28]
-    training.accumulate = 1  # micro-batches a step; negatives stay inside each micro-batch
+    training.accumulate = 1  # micro-batches a step, one after the other: less memory
+    training.accumulate_negatives = "all"  # of the whole batch, +1 forward pass | "micro": its own
     training.epochs = 120.0  # passes over all entries of the mixture [code]; ignored if steps > 0
     training.steps = 0  # steps of the whole run; 0 = from epochs
     training.log_steps = 20  # steps between two lines of metrics
     training.eval_epochs = 1.0  # epochs between two evaluations; 0 = only at the end
     training.save_epochs = 1.0  # epochs between two checkpoints; 0 = at evaluations and the end
     training.keep = 2  # newest checkpoints kept, besides the best
+    training.changed_config = "refuse"  # a resume with other values: "refuse" | "accept" (printed)
+    training.profile_steps = (0, 0)  # first, last step recorded into workdir/profile; (0, 0) = none
     training.stop_after = 0  # steps after which this process saves and stops; 0 = run to the end
 
     # Retrieval during training: the best step by R1 + mAP on `select` is kept.
@@ -130,9 +134,17 @@ def _defaults() -> ConfigDict:
     evaluation.report = "test"  # split scored beside it and never used for choosing; "" = none
     evaluation.batch_size = 64  # images or captions encoded at once, over all devices
 
+    # A run that makes no progress dumps the stacks of its threads and leaves (exit code 75).
+    watchdog = config.watchdog = ConfigDict()
+    watchdog.startup = 1800.0  # seconds until the first step is done, or for a save; 0 = any
+    watchdog.step = 120.0  # seconds for a step, or 10 median steps if that is longer; 0 = any
+    watchdog.step_limit = 900.0  # seconds for a step whatever the median is; 0 = any
+    watchdog.data = 600.0  # seconds for a batch, or for a process to wait for one; 0 = any
+
     mesh = config.mesh = ConfigDict()
     mesh.data = -1  # devices that share the batch; -1 = all that are left
     mesh.fsdp = 1  # devices that also share the parameters; 1 = every device holds them all
+    mesh.optimizer = "params"  # its state lies as "params" | "split" over all devices (ZeRO-1)
 
     init = config.init = ConfigDict()
     init.run = ""  # run folder, or official IVT weights (.safetensors, .pth); "" = none

@@ -56,6 +56,7 @@ def get_config(variants: str = ""):
     config.data.mixture = PAIRS
     config.data.text_length = 50  # tokens [code]
     config.data.entries = "images"
+    config.objective.chunk = 1024  # columns; the whole matrix of a large batch fits no chip
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.weight_decay = 0.05

@@ -10,7 +10,7 @@ COMMANDS = {
     "demo": "train on drawn pedestrians for some minutes and search them; needs no data",
     "doctor": "check this machine and this installation, with a cure for every fault",
     "prepare": "turn a downloaded dataset into the files that training reads",
-    "verify": "read all of a prepared dataset and compare it with what is published",
+    "verify": "read all of a prepared dataset, or the checkpoints of --run, and find damage",
     "evaluate": "score a run on a dataset: R1, R5, R10, mAP, mINP",
     "index": "encode a folder of photos into a gallery, or what changed in it",
     "search": "find photos of a gallery by a sentence or an example",
@@ -32,6 +32,8 @@ def _dispatch(argv: list[str]) -> int | None:
             from ivt_jax.doctor import main as command
         case "prepare":
             from ivt_jax.prepare import main as command
+        case "verify" if any(option.startswith("--run") for option in rest):
+            from ivt_jax.verify_run import main as command
         case "verify":
             from ivt_jax.verify import main as command
         case "evaluate":

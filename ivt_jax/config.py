@@ -16,12 +16,13 @@ import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from configs import base
 from ivt_jax.errors import UserError
+from ivt_jax.training.rollcall import Place
 from ivt_jax.validation import (
     MIXTURE,
     ConfigError,
@@ -34,6 +35,7 @@ from ivt_jax.validation import (
 )
 
 __all__ = [
+    "Command",
     "ConfigError",
     "compare",
     "difference",
@@ -44,6 +46,17 @@ __all__ = [
     "resolved_json",
     "validate",
 ]
+
+# Flags of a run on several hosts, which never enter the configuration: name -> field of Place,
+# and what --help says.
+_PLACE = {
+    "coordinator": ("coordinator", "HOST:PORT of process 0, where no cluster tells it"),
+    "num_processes": ("processes", "N processes in all; 1 = alone, whatever is found out"),
+    "process_id": ("process", "the number of this one, from 0 to N - 1"),
+    "join_timeout": ("join_timeout", "seconds to wait for the others at the start"),
+    "heartbeat_timeout": ("heartbeat_timeout", "seconds after which a silent process is dead"),
+}
+_FLAGS = ("--config", "--workdir", "--dry_run", *(f"--{flag}" for flag in _PLACE))
 
 
 def load_config(file: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
@@ -59,7 +72,7 @@ def load_config(file: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigD
 
 
 def _load(
-    file: str, overrides: Iterable[tuple[str, str]], workdir: str = ""
+    file: str, overrides: Iterable[tuple[str, str]], workdir: str = "", *, files: bool = True
 ) -> tuple[ConfigDict, list[Fault]]:
     config, faults = _execute(file)
     broken_file = bool(faults)
@@ -75,7 +88,7 @@ def _load(
     # With a broken file only the overrides can be judged, against the defaults.
     faults += [
         fault
-        for fault in find_faults(config, workdir=workdir)
+        for fault in find_faults(config, workdir=workdir, files=files)
         if fault.field not in failed and (fault.field in given or not broken_file)
     ]
     return config, faults
@@ -181,12 +194,21 @@ def compare(saved: ConfigDict, current: ConfigDict) -> list[str]:
     ]
 
 
-def parse_command_line(argv: Sequence[str], *, usage: str) -> tuple[ConfigDict, str]:
-    """Reads `--config=FILE[:VARIANTS]`, `--config.FIELD=VALUE` ... and `--workdir=FOLDER`.
+class Command(NamedTuple):
+    """A command line of pretrain.main or finetune.main."""
+
+    config: ConfigDict  # checked
+    workdir: str
+    dry_run: str = ""  # the machine to compile for instead of training, "" = train
+    place: Place = Place()  # of this process among those of the run
+
+
+def parse_command_line(argv: Sequence[str], *, usage: str) -> Command:
+    """Reads `--config=FILE[:VARIANTS]`, `--config.FIELD=VALUE` ..., `--workdir` or `--dry_run`.
 
     `argv` has no program name; `--flag value` works too, and the last of equal flags counts.
-    `usage` heads the text that `--help` prints. Returns the checked configuration and the work
-    directory; any fault ends the process with code 2 after one list of all of them on stderr.
+    `usage` heads the text that `--help` prints. A dry run needs no work directory and no data.
+    Any fault ends the process with code 2 after one list of all of them on stderr.
     """
     if {"--help", "-h", "-help"} & set(argv):
         print(_help(usage))
@@ -194,21 +216,39 @@ def parse_command_line(argv: Sequence[str], *, usage: str) -> tuple[ConfigDict, 
     flags, faults = _split(argv)
     overrides = {name[len("config.") :]: text for name, text in flags if name.startswith("config.")}
     settings = dict(flags)
-    workdir = settings.get("workdir", "")
+    workdir, machine = settings.get("workdir", ""), settings.get("dry_run", "")
     if "config" in settings:
-        config, config_faults = _load(settings["config"], overrides.items(), workdir)
+        config, config_faults = _load(
+            settings["config"], overrides.items(), workdir, files=not machine
+        )
         faults += config_faults
     else:
         config = base.get_config()
         faults.append(Fault("--config", "is missing, as in --config=configs/demo.py:finetune"))
-    if not workdir:
+    if not workdir and not machine:
         faults.append(Fault("--workdir", "is missing; a folder for checkpoints and logs"))
     elif Path(workdir).exists() and not Path(workdir).is_dir():
         faults.append(Fault("--workdir", f"{workdir} is a file; name a folder"))
+    place, place_faults = _place(settings)
+    faults += place_faults
     if faults:
         print(f"error: {ConfigError(faults)}", file=sys.stderr)
         raise SystemExit(2)
-    return config, workdir
+    return Command(config, workdir, machine, place)
+
+
+def _place(settings: dict[str, str]) -> tuple[Place, list[Fault]]:
+    values, faults = {}, []
+    for flag, (field, _) in _PLACE.items():
+        text = settings.get(flag)
+        if text is None:
+            continue
+        if flag != "coordinator" and not text.isdigit():
+            faults.append(Fault(f"--{flag}", f"must be a whole number (got {text!r})"))
+        else:
+            values[field] = text if flag == "coordinator" else int(text)
+    place = Place(**values)
+    return place, faults or [Fault(*fault) for fault in place.faults()]
 
 
 def _split(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[Fault]]:
@@ -218,11 +258,9 @@ def _split(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[Fault]]:
         argument = rest.pop(0)
         name, equals, value = argument.lstrip("-").partition("=")
         if not argument.startswith("-"):
-            faults.append(
-                Fault(argument, "is no flag; flags are --config, --config.* and --workdir")
-            )
+            faults.append(Fault(argument, f"is no flag; flags are --config.*, {', '.join(_FLAGS)}"))
             continue
-        if name not in ("config", "workdir") and not name.startswith("config."):
+        if f"--{name}" not in _FLAGS and not name.startswith("config."):
             faults.append(Fault(f"--{name}", f"is no flag; {_nearest_flag(name)}"))
             if not equals and rest and not rest[0].startswith("-"):
                 rest.pop(0)
@@ -238,14 +276,20 @@ def _split(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[Fault]]:
 
 def _nearest_flag(name: str) -> str:
     fields = [f"--config.{field}" for field in leaves(base.get_config())]
-    return nearest(f"--{name}", ["--config", "--workdir", *fields])
+    return nearest(f"--{name}", [*_FLAGS, *fields])
 
 
 def _help(usage: str) -> str:
     rows = [
         "  --config=FILE[:VARIANTS]  the run, for example configs/demo.py; the file is executed",
         "  --workdir=FOLDER  checkpoints and logs; an interrupted run there is continued",
-        "  --config.FIELD=VALUE  changes one value; the fields, their defaults in configs/base.py:",
+        "  --dry_run=MACHINE  compiles the step for v5e:16x16, 4xv5e:16x16 (four slices) or cpu:8",
+        "                     and prints memory, time and the largest batch; trains nothing",
+        "  Several hosts (TPU pods, Slurm and the like are found out; docs/pods.md):",
+        *(f"    {f'--{flag}=...':<24}{words}" for flag, (_, words) in _PLACE.items()),
+        "  Exit codes: 0 done, 2 usage, 3 diverged, 4 no usable checkpoint, 5 unusable data,",
+        "    73 cannot write, 75 stalled, 130 and 143 saved after a signal (docs/pods.md)",
+        "  --config.FIELD=VALUE  changes one value; fields and defaults, from configs/base.py:",
     ]
     defaults = leaves(base.get_config())
     for field, comment in documentation().items():

@@ -1,9 +1,11 @@
 """Errors that a person can mend: printed as a sentence, with an exit code orchestrators can read.
 
 0 done, 1 any other fault (or what the doctor found), 2 configuration or usage, 3 diverged,
-4 no usable checkpoint, 5 unusable data, 73 a file cannot be read or written, 130 interrupted,
-143 terminated. Once training has begun the last two mean that the run is saved; a second signal
-leaves at once, with the same code and without saving.
+4 no usable checkpoint, 5 unusable data, 73 a file cannot be read or written, 75 stalled: no
+progress within config.watchdog, 130 interrupted, 143 terminated. Once training has begun the last
+two mean that the run is saved; a second signal leaves at once, with the same code and without
+saving. All processes of a run leave with the code of the first; one that the others lost (killed,
+or its network) ends them by SIGABRT, 134 in a shell. After 75, 134 and 143, start again.
 """
 
 import errno
@@ -21,7 +23,20 @@ class UserError(ValueError):
 
 
 EXIT_CANNOT_WRITE = 73  # nor read, for want of permission or space
+EXIT_STALLED = 75
 _ACCESS_ERRNOS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+
+
+def explain(error: BaseException) -> tuple[str, int] | None:
+    """What to tell a person about an error, and the exit code; None: a fault of the program."""
+    notes = getattr(error, "__notes__", [])
+    if isinstance(error, UserError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError) and error.errno in _ACCESS_ERRNOS:
+        return "\n".join([f"cannot read or write: {error}", *notes]), EXIT_CANNOT_WRITE
+    if isinstance(error, KeyboardInterrupt):
+        return "\n".join(["interrupted", *notes]), 130
+    return None
 
 
 def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
@@ -32,18 +47,13 @@ def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
     """
     try:
         return main(argv) or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        if error.errno not in _ACCESS_ERRNOS:
+    except (Exception, KeyboardInterrupt) as error:
+        told = explain(error)
+        if not told:
             raise
-        notes = getattr(error, "__notes__", [])
-        print("\n".join([f"error: cannot read or write: {error}", *notes]), file=sys.stderr)
-        return EXIT_CANNOT_WRITE
-    except KeyboardInterrupt as error:
-        print("\n".join(["interrupted", *getattr(error, "__notes__", [])]), file=sys.stderr)
-        return 130
+        said = told[0] if isinstance(error, KeyboardInterrupt) else f"error: {told[0]}"
+        print(said, file=sys.stderr)
+        return told[1]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 from flax import nnx
+from ml_collections import ConfigDict
 
 import ivt_jax
 from ivt_jax.convert.card import model_card, public_config, read_results
@@ -33,22 +34,49 @@ from ivt_jax.training.state import split_model
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp"}  # by the first two bytes
 _PYTORCH_USAGE = """## Use
 
+In this folder, after `pip install -r requirements.txt`, in PyTorch; `modeling_ivt.py` is the whole
+model:
+
 ```python
-import torch
-from evaluate import encode_images, encode_texts, IVTModel
+from evaluate import IVTModel, encode_images, encode_texts
 from PIL import Image
 from tokenizers import Tokenizer
 
 model = IVTModel.from_pretrained(".")
-photos = encode_images(model, [Image.open("a.jpg"), Image.open("b.jpg")], 64)
-query = encode_texts(model, Tokenizer.from_file("tokenizer.json"), ["a woman in a red coat"], 64)
-print(query @ photos.T)
+photos = encode_images(model, [Image.open("a.jpg"), Image.open("b.jpg")], batch_size=64)
+words = Tokenizer.from_file("tokenizer.json")
+query = encode_texts(model, words, ["a woman in a red coat"], batch_size=64)
+print(query @ photos.T)  # similarities from -1 to 1: rank the photos by them
 ```
 
-That needs torch, safetensors, tokenizers, numpy and Pillow. `modeling_ivt.py` is the whole model.
-With transformers, `AutoModel.from_pretrained(folder, trust_remote_code=True)` gives the same (read
-the file before you trust it), and `AutoTokenizer` reads the vocabulary. In JAX:
-`ivt_jax.load(folder)`. `python evaluate.py --help` scores the model; everything is float32.
+With transformers, which runs `modeling_ivt.py`, so read that first. Photos go in as `pixel_values`
+(batch, 3, height, width): RGB resized bilinearly with antialiasing, then value / 127.5 - 1.
+
+```python
+from transformers import AutoModel, PreTrainedTokenizerFast
+
+model = AutoModel.from_pretrained("./", trust_remote_code=True)
+words = PreTrainedTokenizerFast.from_pretrained("./")
+tokens = words(["a woman in a red coat"], padding=True, truncation=True, return_tensors="pt")
+query = model(**tokens)["text_embeds"]
+```
+
+In JAX, where nothing of this folder is executed:
+
+```python
+import ivt_jax
+
+model = ivt_jax.load(".")
+print(model.encode_text(["a woman in a red coat"]) @ model.encode_image(["a.jpg", "b.jpg"]).T)
+```
+
+From the hub, always by the commit you have read: `IVTModel.from_pretrained("USER/NAME",
+revision=COMMIT)`, `AutoModel.from_pretrained` with `revision=COMMIT, code_revision=COMMIT`, or
+`ivt_jax.load("hf://USER/NAME@COMMIT")`.
+
+`python evaluate.py --data=FOLDER` scores the model on your photos: `FOLDER/captions.json` is a list
+of `{"image": "images/1.jpg", "captions": ["a woman in a red coat"], "identity": 1}`. Everything is
+float32, and embeddings are L2-normalised. `sha256sum -c SHA256SUMS` checks the files.
 """
 _ONNX_USAGE = """## Use
 
@@ -100,7 +128,9 @@ def export(run: Path, out: Path, *, to: str, step: int | None = None) -> Retriev
     card = model_card(
         out.name,
         config=config,
+        earlier=_earlier(config),
         step=model.step,
+        choice=_choice(config, step),
         parameters=sum(leaf.size for leaf in jax.tree.leaves(model.params)),
         results=read_results(run, model.step),
         usage=usage,
@@ -110,6 +140,24 @@ def export(run: Path, out: Path, *, to: str, step: int | None = None) -> Retriev
     write_sums(unfinished)
     unfinished.rename(out)
     return model
+
+
+def _earlier(config: ConfigDict) -> list[ConfigDict]:
+    """Configurations of the runs it goes back to, the newest first, as far as they are here."""
+    found: list[ConfigDict] = []
+    while config.init.run and (Path(config.init.run) / FOLDER).is_dir() and len(found) < 9:
+        config = read_config(Path(config.init.run))
+        found.append(config)
+    return found
+
+
+def _choice(config: ConfigDict, step: int | None) -> str:
+    if step is not None:
+        return "named by hand"
+    chosen = config.evaluation
+    if not chosen.dataset:
+        return "the newest: no split was set aside to choose by"
+    return f"the one with the highest R1 + mAP on {chosen.dataset} {chosen.select}"
 
 
 def write_split(folder: Path, source: RecordSource) -> None:
@@ -175,7 +223,7 @@ def _version() -> str:
     root = Path(ivt_jax.__file__).parent.parent
     if not (root / ".git").exists():
         return version
-    git = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):

@@ -95,10 +95,17 @@ RULES: dict[str, Rule] = {
     "optimizer.momentum": _SHARE,
     "optimizer.beta1": _SHARE,
     "optimizer.beta2": _SHARE,
+    "training.changed_config": _one_of("refuse", "accept"),
     "schedule.name": _one_of("official", "cosine", "constant"),
+    "training.accumulate_negatives": _one_of("all", "micro"),
     "evaluation.select": _one_of("val", "test"),
     "evaluation.report": _one_of("val", "test", ""),
     "mesh.data": Rule(lambda value: value == -1 or value >= 1, "must be -1 or at least 1"),
+    "mesh.optimizer": _one_of("params", "split"),
+    "training.profile_steps": Rule(
+        lambda steps: tuple(steps) == (0, 0) or 1 <= steps[0] <= steps[1],
+        "must be (0, 0) or a first and a last step, from 1",
+    ),
     "init.strict": Rule(lambda value: isinstance(value, bool), "must be True or False"),
     "init.step": Rule(lambda value: value >= -1, "must be -1 or a step"),
 }
@@ -107,10 +114,11 @@ for _rule, _fields in {
     " model.mlp_ratio model.vocabulary_size model.max_text_positions data.captions_per_identity"
     " data.threads data.prefetch training.batch_size training.accumulate training.log_steps"
     " training.keep evaluation.batch_size mesh.fsdp",
-    _NOT_NEGATIVE: "data.pad data.workers data.cache_gib optimizer.bias_factor"
+    _NOT_NEGATIVE: "data.pad data.workers data.cache_gib objective.chunk optimizer.bias_factor"
     " optimizer.weight_decay optimizer.clip_norm schedule.warmup_epochs schedule.start_rate"
     " schedule.floor_rate schedule.first_epoch training.steps training.eval_epochs"
-    " training.save_epochs training.stop_after",
+    " training.save_epochs training.stop_after watchdog.startup watchdog.step watchdog.step_limit"
+    " watchdog.data",
     _POSITIVE: "model.kernel_deviation objective.epsilon optimizer.learning_rate"
     " optimizer.epsilon training.epochs",
 }.items():
@@ -174,23 +182,31 @@ RELATIONS: tuple[tuple[tuple[str, ...], Callable[..., Any]], ...] = (
 
 
 def validate(
-    config: ConfigDict, *, device_count: int | None = None, workdir: str | Path = ""
+    config: ConfigDict,
+    *,
+    device_count: int | None = None,
+    workdir: str | Path = "",
+    files: bool = True,
 ) -> None:
     """Checks a resolved configuration; with `device_count` also that batches and mesh divide it.
 
     `workdir` is the folder of the run, if it is known: one that holds a checkpoint goes on from
-    there, so the run in `init.run` may be gone.
+    there, so the run in `init.run` may be gone. Without `files` nothing is looked for on disk.
 
     Raises ConfigError with every fault, by field: unknown and missing keys, types, ranges,
     choices, relations between fields, and files that must exist.
     """
-    faults = find_faults(config, device_count=device_count, workdir=workdir)
+    faults = find_faults(config, device_count=device_count, workdir=workdir, files=files)
     if faults:
         raise ConfigError(faults)
 
 
 def find_faults(
-    config: ConfigDict, *, device_count: int | None = None, workdir: str | Path = ""
+    config: ConfigDict,
+    *,
+    device_count: int | None = None,
+    workdir: str | Path = "",
+    files: bool = True,
 ) -> list[Fault]:
     """What `validate` raises, as a list."""
     values, defaults = leaves(config), leaves(base.get_config())
@@ -211,8 +227,8 @@ def find_faults(
             sentence = relation(*(sound[field] for field in fields))
             if sentence:
                 faults.append(Fault(fields[0], f"{sentence} (got {sound[fields[0]]!r})"))
-    faults += _path_faults(sound)
-    if not _steps(workdir):
+    faults += _path_faults(sound) if files else []
+    if files and not _steps(workdir):
         faults += _init_faults(sound)
     return sorted(faults)
 

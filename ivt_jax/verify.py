@@ -114,6 +114,7 @@ def verify(
 
 def _main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser("python -m ivt_jax verify", description=__doc__)
+    parser.epilog = "--run=FOLDER instead of a name verifies the checkpoints of a run"
     parser.add_argument("name", help="the dataset, a folder below --directory")
     parser.add_argument("--directory", default="data", help="of all datasets (default: data)")
     parser.add_argument("--workers", type=int, help="processes (default: one a CPU core)")

@@ -23,6 +23,16 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags
 
 
+def pytest_collection_modifyitems(config, items):
+    """Leaves the tests marked chaos out, unless -m speaks of them."""
+    if "chaos" in config.option.markexpr:
+        return
+    config.hook.pytest_deselected(
+        items=[item for item in items if item.get_closest_marker("chaos")]
+    )
+    items[:] = [item for item in items if not item.get_closest_marker("chaos")]
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     """Prepared datasets for runs in processes; see tests/runs.py."""

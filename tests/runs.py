@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -33,7 +34,7 @@ SMALL = [
 ]
 COMPARED = ("step", "kind", "loss", "learning_rate", "gradient_norm", "R1", "mAP")
 STEPS = 60
-LONG = (f"--config.training.steps={STEPS}", "--config.training.save_epochs=0.4")  # each 3 steps
+LONG = (f"--config.training.steps={STEPS}", "--config.training.save_epochs=0.4")  # each 4 steps
 PATIENCE = 300  # seconds until a process counts as hung, on a loaded machine
 
 
@@ -79,6 +80,43 @@ def start(stage, data, workdir, *options, devices: int = 1, **variables) -> subp
     )
 
 
+def start_many(
+    *arguments, processes: int, devices: int = 1, heartbeat: int = 60, **variables
+) -> list[subprocess.Popen]:
+    """Starts one run of so many processes, each with so many devices; arguments as of `start`."""
+    place = (f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={processes}")
+    place += (f"--heartbeat_timeout={heartbeat}", "--join_timeout=120")
+    return [
+        start(*arguments, *place, f"--process_id={number}", devices=devices, **variables)
+        for number in range(processes)
+    ]
+
+
+def outputs(started: list[subprocess.Popen], *, patience: float = PATIENCE) -> list[str]:
+    """What each process printed, after all have ended; kills them and fails after `patience`."""
+    deadline = time.monotonic() + patience
+    with ThreadPoolExecutor(len(started)) as readers:
+        reading = [readers.submit(process.communicate) for process in started]
+        for process in started:
+            try:
+                process.wait(max(deadline - time.monotonic(), 0.1))
+            except subprocess.TimeoutExpired:
+                for one in started:
+                    one.kill()
+        texts = [read.result()[0] for read in reading]
+    assert time.monotonic() < deadline, f"not ended within {patience} s:\n" + "\n---\n".join(texts)
+    return texts
+
+
+def finish_many(*arguments, codes: int = 0, **options) -> list[str]:
+    """Runs several processes to the end; returns what each printed; all must leave with `codes`."""
+    started = start_many(*arguments, **options)
+    texts = outputs(started)
+    left = [process.returncode for process in started]
+    assert left == [codes] * len(started), f"{left}\n" + "\n---\n".join(texts)
+    return texts
+
+
 def finish(*arguments, code: int = 0, **options) -> str:
     """Runs to the end and returns what was printed; the exit code must be `code`."""
     process = start(*arguments, **options)
@@ -103,6 +141,17 @@ def wait_for_step(workdir: Path, step: int, process: subprocess.Popen) -> None:
             return
         time.sleep(0.01)
     raise AssertionError(f"step {step} was not reached: {process.communicate()[0]}")
+
+
+def wait_for_text(process: subprocess.Popen, text: str) -> str:
+    """Reads what a process prints until `text` comes; returns it, that line included."""
+    assert process.stdout is not None
+    read = []
+    for line in process.stdout:
+        read.append(line)
+        if text in line:
+            return "".join(read)
+    raise AssertionError(f"{text!r} was not said:\n{''.join(read)}")
 
 
 def compared_metrics(workdir: Path) -> list[dict]:

@@ -19,6 +19,7 @@ from ivt_jax.training.checkpoint import (
 )
 from ivt_jax.training.sharding import make_mesh, state_shardings
 from ivt_jax.training.state import TrainState
+from ivt_jax.training.steps import clear_way
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -157,6 +158,32 @@ def test_the_best_of_an_earlier_process_stays(tmp_path):
     assert saved_steps(tmp_path) == [1, 4]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_step_saved_again_is_there_all_the_time(tmp_path, monkeypatch, fails):
+    """As after an evaluation that a signal had broken off."""
+    save(tmp_path, {1: None, 2: None})
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        if fails:
+            monkeypatch.setattr(checkpoints._writer, "save", raising(OSError(28, "full")))
+        checkpoints.save(fresh_state(2), metrics={"score": 7.0})
+        if fails:
+            assert refusal(checkpoints.wait).exit_code == 73
+        else:
+            checkpoints.wait()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2"]
+    assert sorted(path.name for path in (tmp_path / "integrity").iterdir()) == ["1.json", "2.json"]
+    assert saved_metrics(tmp_path, 2)["score"] == (-1.0 if fails else 7.0)
+    assert_bit_equal(restore(tmp_path, fresh_state(2))[0], fresh_state(2))
+
+
+def test_a_kill_between_old_and_new_puts_the_old_back(tmp_path):
+    save(tmp_path, {1: None, 2: None})
+    clear_way(tmp_path, 2)
+    assert saved_steps(tmp_path) == [1]
+    assert_bit_equal(restore(tmp_path, fresh_state(2))[0], fresh_state(2))
+    assert saved_steps(tmp_path) == [1, 2]
+
+
 def test_choosing_what_is_not_there_is_an_error(tmp_path):
     with pytest.raises(UserError, match="holds no checkpoints"):
         choose_step(tmp_path)
@@ -179,41 +206,98 @@ def damage(step, how):
     if how == "half a file":
         largest = max((step / "params").rglob("*"), key=lambda f: f.is_file() * f.stat().st_size)
         largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    elif how == "one bit":
+        for file in (step / "params").rglob("*"):
+            if file.is_file() and file.stat().st_size > 50_000:
+                content = bytearray(file.read_bytes())
+                content[len(content) // 2] ^= 4
+                file.write_bytes(content)
     else:
         shutil.rmtree(step / how)
 
 
 @pytest.mark.parametrize("how", ["half a file", "params", "optimizer"])
-def test_a_damaged_newest_step_is_an_error_and_never_a_fresh_start(tmp_path, how):
+@pytest.mark.parametrize("manifest", ["with its manifest", "without"])
+def test_a_damaged_newest_step_is_set_aside_for_the_one_before(tmp_path, how, manifest):
     save(tmp_path, {1: None, 2: None})
     damage(tmp_path / "checkpoints" / "2", how)
-    error = refusal(restore, tmp_path, fresh_state(2))
-    assert error.exit_code == 4
-    assert f"{tmp_path / 'checkpoints' / '2'} cannot be restored" in str(error)
-    # The advice in the message works.
-    shutil.move(tmp_path / "checkpoints" / "2", tmp_path / "damaged")
+    if manifest == "without":  # killed between the commit and the manifest
+        (tmp_path / "integrity" / "2.json").unlink()
     assert_bit_equal(restore(tmp_path, fresh_state(1))[0], fresh_state(1))
+    assert saved_steps(tmp_path) == [1]
+    assert (tmp_path / "checkpoints" / "2.corrupt").is_dir()
+    assert (tmp_path / "integrity" / "2.corrupt.json").is_file() == (manifest != "without")
 
 
-def test_a_step_without_readable_metrics_is_an_error(tmp_path):
+def test_damage_to_all_is_an_error_and_never_a_fresh_start(tmp_path):
+    save(tmp_path, {1: None, 2: None})
+    for step in "12":
+        damage(tmp_path / "checkpoints" / step, "params")
+    for _ in range(2):  # the second time there are only those set aside
+        error = refusal(restore, tmp_path, fresh_state(2))
+        assert error.exit_code == 4
+        assert "holds no good checkpoint; damaged are 1.corrupt, 2.corrupt" in str(error)
+
+
+def test_a_step_without_readable_metrics_cannot_be_the_best(tmp_path):
     save(tmp_path, {1: 5.0, 2: 6.0})
-    (tmp_path / "checkpoints" / "2" / "metrics" / "metrics").write_text('{"score": 6')
-    error = refusal(restore, tmp_path, fresh_state(2))
-    assert error.exit_code == 4 and "checkpoint 2 is damaged" in str(error)
+    metrics = tmp_path / "checkpoints" / "2" / "metrics" / "metrics"
+    for text in ('{"score": 6', '{"score": 9.0, "val_R1": 3.0}'):
+        metrics.write_text(text)
+        error = refusal(choose_step, tmp_path)
+        assert error.exit_code == 4 and "checkpoint 2 is damaged" in str(error)
 
 
 @pytest.mark.parametrize(
-    "shapes",
+    ("shapes", "line"),
     [
-        {**SHAPES, "norm": {"scale": (32,)}},
-        {**SHAPES, "norm": {"scale": (64,), "bias": (64,)}},
-        {"norm": SHAPES["norm"]},
+        (
+            {**SHAPES, "norm": {"scale": (32,)}},
+            "params/norm/scale: float32 (64,) there, float32 (32,) here",
+        ),
+        (
+            {**SHAPES, "norm": {"scale": (64,), "bias": (64,)}},
+            "params/norm/bias: nothing there, float32 (64,) here",
+        ),
+        ({"norm": SHAPES["norm"]}, "kernel: float32 (2, 64, 256) there, nothing here"),
     ],
 )
-def test_another_model_is_an_error(tmp_path, shapes):
+def test_another_model_is_an_error_with_the_paths(tmp_path, shapes, line):
     save(tmp_path, {2: None})
     error = refusal(restore, tmp_path, fresh_state(2, shapes))
-    assert error.exit_code == 4 and "cannot be restored" in str(error)
+    assert error.exit_code == 2 and line in str(error)
+    assert saved_steps(tmp_path) == [2]
+
+
+def test_another_type_is_an_error_with_the_paths(tmp_path):
+    save(tmp_path, {2: None})
+    state = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.ndim else x, fresh_state(2))
+    error = refusal(restore, tmp_path, state)
+    assert error.exit_code == 2
+    assert "params/norm/scale: float32 (64,) there, bfloat16 (64,) here" in str(error)
+
+
+def test_going_back_takes_an_earlier_step_and_sets_the_later_aside(tmp_path):
+    save(tmp_path, {1: None, 2: None, 3: None}, keep=3)
+    _, shapes, shardings = on_mesh(fresh_state(), 8, 1)
+    with Checkpoints(tmp_path, keep=3) as checkpoints:
+        assert checkpoints.restore_newest(shapes, shardings, before=1) is None
+        assert_bit_equal(checkpoints.restore_newest(shapes, shardings, before=3), fresh_state(2))
+        assert saved_steps(tmp_path) == [1, 2]
+        checkpoints.save(fresh_state(3), metrics={})
+        checkpoints.wait()
+    assert saved_steps(tmp_path) == [1, 2, 3]
+    assert (tmp_path / "checkpoints" / "3.abandoned").is_dir()
+
+
+def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
+    state = fresh_state(1)
+    state.params["norm"]["scale"] = state.params["norm"]["scale"].at[5].set(jnp.nan)
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        error = refusal(lambda: checkpoints.save(state, metrics={}))
+        assert error.exit_code == 3 and "params/norm/scale" in str(error)
+        checkpoints.wait()
+    assert saved_steps(tmp_path) == []
 
 
 def test_parameters_alone_are_read_on_one_device(tmp_path):
@@ -226,22 +310,55 @@ def test_parameters_alone_are_read_on_one_device(tmp_path):
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found))
     assert_bit_equal(found, state.params)
     other = {**shapes.params, "norm": {"scale": jax.ShapeDtypeStruct((32,), np.float32)}}
-    assert "cannot be restored" in str(refusal(restore_params, tmp_path, 7, other))
+    error = refusal(restore_params, tmp_path, 7, other)
+    assert error.exit_code == 2 and "params/norm/scale: float32 (64,) there" in str(error)
+
+
+@pytest.mark.parametrize("manifest", ["with its manifest", "without"])
+def test_damaged_parameters_are_refused(tmp_path, manifest):
+    save(tmp_path, {7: None})
+    if manifest == "without":
+        (tmp_path / "integrity" / "7.json").unlink()
+    damage(tmp_path / "checkpoints" / "7", "one bit")
+    error = refusal(restore_params, tmp_path, 7, fresh_state(7).params)
+    assert error.exit_code == 4 and "checkpoints/7 is damaged" in str(error)
+    assert saved_steps(tmp_path) == [7], "who only reads moves nothing"
 
 
 @pytest.mark.parametrize("error", [ValueError("RESOURCE_EXHAUSTED: full"), OSError(28, "full")])
-def test_a_full_disk_is_a_sentence_and_whole_checkpoints_stay(tmp_path, monkeypatch, error):
+def test_a_full_disk_is_an_alarm_and_the_third_time_an_error(tmp_path, monkeypatch, caplog, error):
     save(tmp_path, {1: None})
     with Checkpoints(tmp_path, keep=2) as checkpoints:
-        manager = checkpoints._manager
+        writer = checkpoints._writer
         with monkeypatch.context() as patch:
-            patch.setattr(manager, "wait_until_finished", raising(error))
-            with pytest.raises(UserError, match=r"full.*\nWhole ones are \[1\]") as caught:
-                checkpoints.wait()
-            patch.setattr(manager, "save", raising(ValueError("a bug")))
-            with pytest.raises(ValueError, match="^a bug$"):
-                checkpoints.save(fresh_state(2), metrics={})
-    assert caught.value.exit_code == 73
+            patch.setattr(writer, "wait_until_finished", raising(error))
+            checkpoints.save(fresh_state(2), metrics={})
+            assert "full" in str(refusal(checkpoints.wait))
+            patch.setattr(writer, "save", raising(error))
+            checkpoints.save(fresh_state(3), metrics={})
+            assert "CHECKPOINT 3 COULD NOT BE WRITTEN" in caplog.text
+            final = refusal(lambda: checkpoints.save(fresh_state(4), metrics={}))
+    assert final.exit_code == 73 and "4 could not be written" in str(final)
+    assert "3 times in a row" in str(final) and saved_steps(tmp_path)[0] == 1
+
+
+def test_a_good_save_ends_the_count_of_failures(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path, keep=9) as checkpoints:
+        for step in range(1, 9):
+            with monkeypatch.context() as patch:
+                if step % 3:
+                    patch.setattr(checkpoints._writer, "save", raising(OSError(28, "full")))
+                checkpoints.save(fresh_state(step), metrics={})
+        assert refusal(checkpoints.wait).exit_code == 73
+    assert saved_steps(tmp_path) == [3, 6]
+
+
+def test_what_is_no_fault_of_the_disk_is_raised(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        monkeypatch.setattr(checkpoints._writer, "save", raising(ValueError("a bug")))
+        checkpoints.save(fresh_state(2), metrics={})
+        with pytest.raises(ValueError, match="^a bug$"):
+            checkpoints.wait()
 
 
 def raising(error):

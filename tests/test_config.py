@@ -166,7 +166,7 @@ def test_a_run_that_goes_on_needs_no_run_to_start_from(tmp_path):
     with pytest.raises(SystemExit):
         parse_command_line(argv, usage="usage")
     (tmp_path / "checkpoints" / "7").mkdir(parents=True)
-    config, workdir = parse_command_line(argv, usage="usage")
+    config, workdir, *_ = parse_command_line(argv, usage="usage")
     validate(config, workdir=workdir)
     with pytest.raises(ConfigError, match="no checkpoint below gone"):
         validate(config)
@@ -273,7 +273,7 @@ def run_command_line(capsys, *argv: str) -> list[str]:
 
 def test_command_line_reads_both_forms_of_flags():
     argv = ["--config", "configs/base.py:tiny", "--config.mesh.data=-1", "--workdir=runs/a"]
-    config, workdir = parse_command_line([*argv, "--config.init.step", "-1"], usage="usage")
+    config, workdir, *_ = parse_command_line([*argv, "--config.init.step", "-1"], usage="usage")
     assert workdir == "runs/a"
     assert config.model.width == 192
 

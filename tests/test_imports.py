@@ -15,7 +15,7 @@ PACKAGES = ("configs", "ivt_jax", "pretrain", "finetune")
 # only, and from its own level only within its own folder.
 LEVELS = {
     "configs": 0,
-    "ivt_jax.errors": 0,
+    "ivt_jax.errors": -1,
     "ivt_jax.validation": 1,
     "ivt_jax.config": 1,
     "ivt_jax.losses": 1,
@@ -30,14 +30,31 @@ LEVELS = {
     "ivt_jax.data.pipeline": 2,
     "ivt_jax.data.builders": 5,
     "ivt_jax.training.faults": 0,
+    "ivt_jax.training.files": 0,
+    "ivt_jax.training.rollcall": 0,
+    "ivt_jax.training.cluster": 1,
+    "ivt_jax.training.lock": 0,
+    "ivt_jax.training.signals": 0,
+    "ivt_jax.training.watchdog": 1,
+    "ivt_jax.training.accumulation": 3,
     "ivt_jax.training.lifecycle": 1,
+    "ivt_jax.training.chips": 1,
+    "ivt_jax.training.compilation_cache": 1,
+    "ivt_jax.training.compiled": 1,
+    "ivt_jax.training.profiler": 1,
     "ivt_jax.training.optimizer": 1,
     "ivt_jax.training.sharding": 1,
     "ivt_jax.training.telemetry": 1,
     "ivt_jax.training.matching": 3,
+    "ivt_jax.training.flops": 3,
     "ivt_jax.training.setup": 3,
     "ivt_jax.training.state": 3,
+    "ivt_jax.training.steps": 1,
+    "ivt_jax.training.integrity": 2,
+    "ivt_jax.training.restore": 3,
     "ivt_jax.training.checkpoint": 4,
+    "ivt_jax.training.program": 4,
+    "ivt_jax.training.dry_run": 5,
     "ivt_jax.training.transfer": 5,
     "ivt_jax.training.loop": 5,
     "ivt_jax.convert.positions": 1,
@@ -52,6 +69,7 @@ LEVELS = {
     "ivt_jax.search": 6,
     "ivt_jax.prepare": 6,
     "ivt_jax.verify": 6,
+    "ivt_jax.verify_run": 6,
     "ivt_jax.evaluate": 6,
     "ivt_jax.export": 6,
     "ivt_jax.doctor": 7,
@@ -61,7 +79,7 @@ LEVELS = {
     "ivt_jax.__main__": 9,
 }
 DATA_MAY_NOT_IMPORT = {"jax", "flax", "tensorflow", "torch", "transformers"}
-LONGEST = {"ivt_jax/training/loop.py:train": 120}  # lines; every other function has 40
+LONGEST = {"ivt_jax/training/loop.py:_train": 120}  # lines; every other function has 40
 
 
 def modules() -> dict[str, Path]:

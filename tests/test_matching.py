@@ -51,23 +51,27 @@ def on_mesh(function, data, fsdp):
         return jax.jit(function)(batch["images"], batch["texts"], batch["identities"])
 
 
+@pytest.mark.parametrize("chunk", [0, 5])
 @pytest.mark.parametrize("mesh", [(8, 1), (2, 4)])
-def test_local_negatives_are_the_mean_over_devices(mesh):
+def test_local_negatives_are_the_mean_over_devices(mesh, chunk):
     images, texts, identities = features()
     parts = [
         cmpm(stacked(i), stacked(t), np.tile(y, VIEWS), **LOSS)
         for i, t, y in zip(*(np.split(x, 8) for x in (images, texts, identities)), strict=True)
     ]
-    found = on_mesh(functools.partial(match, negatives="local", **LOSS), *mesh)
+    found = on_mesh(functools.partial(match, negatives="local", chunk=chunk, **LOSS), *mesh)
     np.testing.assert_allclose(found, np.mean(parts), rtol=1e-6)
     assert abs(found - match(images, texts, identities, negatives="global", **LOSS)) > 0.1
 
 
+@pytest.mark.parametrize("chunk", [0, 5, 1000])
 @pytest.mark.parametrize("mesh", [(8, 1), (2, 4)])
-def test_global_negatives_do_not_depend_on_the_mesh(mesh):
-    function = functools.partial(match, negatives="global", **LOSS)
-    gradients = jax.value_and_grad(function, argnums=(0, 1))
-    found, expected = on_mesh(gradients, *mesh), jax.jit(gradients)(*features())
+def test_global_negatives_depend_on_neither_the_mesh_nor_the_chunk(mesh, chunk):
+    def gradients(chunk):
+        function = functools.partial(match, negatives="global", chunk=chunk, **LOSS)
+        return jax.value_and_grad(function, argnums=(0, 1))
+
+    found, expected = on_mesh(gradients(chunk), *mesh), jax.jit(gradients(0))(*features())
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import base
 from ivt_jax.data import pipeline
 from ivt_jax.data.pipeline import TrainingEntries, ViewOptions, epochs_seen, training_batches
 from ivt_jax.data.records import DataError, RecordSource
 from ivt_jax.data.texts import load_tokenizer
+from ivt_jax.training.program import batch_shapes
 
 WORDS = ["a", "man", "woman", "in", "red", "blue", "coat", "hat", "with", "bag", "walks", ",", "."]
 OPTIONS = ViewOptions(
@@ -339,3 +341,15 @@ def test_epochs_seen_are_those_of_the_samples(tokenizer):
     told = epochs_seen(corpora(), list(CORPORA), samples=600)
     np.testing.assert_allclose(told, counted, atol=2 / 8)
     assert sum(told) * 8 == pytest.approx(600)
+
+
+def test_the_step_is_compiled_for_the_batches_that_come(tokenizer):
+    config = base.get_config()
+    config.model.image_size, config.data.text_length = OPTIONS.image_size, OPTIONS.text_length
+    config.training.batch_size = 4
+    expected = batch_shapes(config, views=OPTIONS.views)
+    batch = read(tokenizer, 1)[0]
+    counts = {"substituted", "truncated"}  # which the loop takes out
+    assert set(batch) - counts == set(expected)
+    for name, shape in expected.items():
+        assert (batch[name].shape, batch[name].dtype) == (shape.shape, shape.dtype)

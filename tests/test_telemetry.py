@@ -1,8 +1,12 @@
 """The metrics of a run that was killed and resumed stand in its file once."""
 
 import json
+import resource
+import struct
 
 import pytest
+from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import RecordWriter
 
 from ivt_jax.training.telemetry import Telemetry, cut_lines
 
@@ -76,8 +80,47 @@ def test_quiet_says_nothing(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+def records(path):
+    """The events of a file, each framed as tensorboardX frames it."""
+    content, found = path.read_bytes(), []
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        event, frame = content[12 : 12 + length], content[: 16 + length]
+        ours = path.with_suffix(".reference")
+        writer = RecordWriter(str(ours))
+        writer.write(event)
+        writer.close()
+        assert ours.read_bytes() == frame
+        ours.unlink()
+        found.append(event_pb2.Event.FromString(event))
+        content = content[len(frame) :]
+    return found
+
+
 def test_tensorboard_gets_the_same_scalars(tmp_path):
-    write(tmp_path, [2])
+    write(tmp_path, [2], start=1)
     (events,) = (tmp_path / "tensorboard").iterdir()
-    content = events.read_bytes()
-    assert b"train/loss" in content and b"train/learning_rate" in content
+    version, purge, scalars = records(events)
+    assert version.file_version == "brain.Event:2"
+    assert purge.step == 2 and purge.session_log.status == 1  # START
+    assert {value.tag: value.simple_value for value in scalars.summary.value} == {
+        "train/loss": 2.0,
+        "train/learning_rate": pytest.approx(1e-3),
+    }
+
+
+def test_what_a_full_disk_refuses_is_written_when_there_is_room(tmp_path, caplog):
+    """A limit of the kernel on the size of files stands for the disk."""
+    unlimited = resource.RLIM_INFINITY
+    with Telemetry(tmp_path, start_step=0, total_steps=99) as log:
+        try:
+            for step in range(1, 99):
+                full = 500 if 20 < step < 80 else unlimited
+                resource.setrlimit(resource.RLIMIT_FSIZE, (full, unlimited))
+                log.train(step, {"loss": float(step)})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (unlimited, unlimited))
+    assert [line["loss"] for line in lines(tmp_path)] == list(range(1, 99))
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert [event.step for event in records(events)[2:]] == list(range(1, 99))
+    assert caplog.text.count("metrics.jsonl cannot be written") == 1

@@ -1,7 +1,7 @@
 """The model card of an exported folder, written from what the run itself recorded."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,25 @@ from ml_collections import ConfigDict
 
 from ivt_jax.config import difference
 from ivt_jax.retrieval.metrics import METRICS
+from ivt_jax.validation import WEIGHT_FILES
 
 # Values that name places on the machine of the training, which nobody else needs to know.
 PLACES = ("data.directory", "data.vocabulary", "init.run", "init.step", "init.vit", "init.bert")
+DATA = {
+    "synthetic_people": "pedestrians that ivt_jax draws from a seed, several poses of each, with "
+    "sentences made from their attributes; nobody was photographed",
+    "synthetic_scenes": "scenes without people that ivt_jax draws from a seed, with sentences",
+    "cuhk_pedes": "CUHK-PEDES, photos of pedestrians with two sentences each",
+    "icfg_pedes": "ICFG-PEDES, photos of pedestrians with a sentence each",
+    "rstpreid": "RSTPReid, photos of pedestrians with two sentences each",
+    "cc3m": "Conceptual Captions 3M, images of the web with their alt texts",
+    "sbu": "SBU captioned photos of Flickr",
+    "coco": "COCO, photos with five sentences each",
+    "vg": "Visual Genome, photos with phrases on their regions",
+}
+DRAWN = ("synthetic_people", "synthetic_scenes")
 ENTRANCE = """---
+language: en
 library_name: transformers
 pipeline_tag: feature-extraction
 tags:
@@ -51,11 +66,22 @@ model answers for that.
 """
 
 
+_DRAWN_ONLY = """**Its last training saw drawings, not photos.** It shows that the software works;
+expect nothing of it on photos of real people.
+"""
+_PROTOCOL = """A right photo is any of the person described, the one described included.
+R1, R5, R10: captions with a right photo among the first 1, 5, 10. mAP: mean average precision;
+mAP_trapezoid is the form that the IVT paper reports, which is lower, and the two cannot be
+compared. mINP: number of right photos over the rank of the last, mean over the captions."""
+
+
 def model_card(
     name: str,
     *,
     config: ConfigDict,
+    earlier: Sequence[ConfigDict],
     step: int,
+    choice: str,
     parameters: int,
     results: Sequence[dict[str, Any]],
     usage: str,
@@ -65,27 +91,33 @@ def model_card(
 
     Args:
       config: the run's; local paths are left out of the card.
+      earlier: of the run that this one started from, the run before that, ..., as far as known.
       step: the checkpoint exported.
+      choice: why this one, as in "the best on val".
       parameters: their number.
       results: what `python -m ivt_jax evaluate` wrote about this step.
       usage: Markdown on how to use the folder.
       made_with: versions and, if known, the commit of this software.
     """
-    mixture = ", ".join(f"{data} (weight {w:g})" for data, w in config.data.mixture.items())
     lines = [line for line in difference(config) if not line.startswith(PLACES)]
+    drawn = all(data in DRAWN for data in config.data.mixture)
     sections = [
         f"{ENTRANCE}\n# {name}\n",
-        "IVT (See Finer, See More; ECCVW 2022): one transformer that embeds person photos and "
-        "sentences so that a sentence finds the photos it describes.\n",
+        "IVT ([See Finer, See More](https://github.com/TencentYoutuResearch/PersonRetrieval-IVT), "
+        "ECCVW 2022): one transformer that embeds person photos and sentences so that a sentence "
+        "finds the photos it describes.\n",
+        *([_DRAWN_ONLY] if drawn else []),
         f"{parameters:,} parameters, images of {config.model.image_size[0]} x "
-        f"{config.model.image_size[1]} pixels, up to {config.data.text_length} tokens.\n",
+        f"{config.model.image_size[1]} pixels (height x width), up to {config.data.text_length} "
+        "tokens.\n",
         usage,
         "## Training\n",
-        f"Data: {mixture}. Started from {_start(config)}; step {step}. Made with {made_with}.\n",
-        "What differs from the defaults of ivt_jax (`configs/base.py`):\n",
+        f"{_history([config, *earlier])}\nThis is step {step}, {choice}. Made with {made_with}.\n",
+        "`training.json` holds the whole configuration. What differs from the defaults of ivt_jax "
+        "(field: default -> here):\n",
         "```\n" + "\n".join(lines or ["nothing"]) + "\n```\n",
         "## Results\n",
-        _results(results),
+        _results(results, config),
         LIMITS,
     ]
     return "\n".join(sections)
@@ -108,16 +140,34 @@ def public_config(config: ConfigDict) -> str:
     return json.dumps(table, indent=2, sort_keys=True) + "\n"
 
 
+def _history(configs: Sequence[ConfigDict]) -> str:
+    """One line a run, the newest first, and where the oldest began."""
+    lines = []
+    for config in configs:
+        mixture = [
+            f"{data} (weight {weight:g}{'; ' + DATA[data] if data in DATA else ''})"
+            for data, weight in config.data.mixture.items()
+        ]
+        training = config.training
+        length = f"{training.steps:,} steps" if training.steps else f"{training.epochs:g} epochs"
+        lines.append(
+            f"Trained for {length} of {training.batch_size} pairs on {', '.join(mixture)}, seed "
+            f"{config.seed}. Started from {_start(config) if config is configs[-1] else 'that'}."
+        )
+    return "\n".join(f"{number}. {line}" for number, line in enumerate(reversed(lines), 1)) + "\n"
+
+
 def _start(config: ConfigDict) -> str:
     if config.init.run:
-        return "the weights of another model"
+        official = Path(config.init.run).suffix in WEIGHT_FILES
+        return "weights in the official format" if official else "the weights of another run"
     kinds = [
         kind for kind, given in (("ViT", config.init.vit), ("BERT", config.init.bert)) if given
     ]
     return f"the weights of a {' and a '.join(kinds)}" if kinds else "random weights"
 
 
-def _results(results: Sequence[dict[str, Any]]) -> str:
+def _results(results: Sequence[dict[str, Any]], config: ConfigDict) -> str:
     if not results:
         return (
             "None recorded: this step was not evaluated before the export "
@@ -127,12 +177,27 @@ def _results(results: Sequence[dict[str, Any]]) -> str:
         "| dataset | split | captions | photos | people | " + " | ".join(METRICS) + " |",
         "|---|---" + "|---:" * (3 + len(METRICS)) + "|",
     ]
+    notes = []
     for one in results:
         counts = [f"{one[name]:,}" for name in ("queries", "gallery", "identities")]
         values = [f"{one['metrics'][metric]:.2f}" for metric in METRICS]
         rows.append(f"| {' | '.join([one['dataset'], one['split'], *counts, *values])} |")
+        notes += [f"{one['dataset']} {one['split']}: {note}." for note in _notes(one, config)]
+    if config.model.dtype != "float32":
+        notes.append(f"Scored in {config.model.dtype}; this folder computes in float32.")
     protocols = "; ".join(sorted({one["protocol"] for one in results}))
-    return (
-        "\n".join(rows) + f"\n\nPercent, one run. Protocol: {protocols}. mAP_trapezoid is the form "
-        "that the paper reports; the two forms of mAP cannot be compared.\n"
-    )
+    notes = [f"Percent, one run. Protocol: {protocols}.", _PROTOCOL, *notes]
+    return "\n".join([*rows, "", *notes, ""])
+
+
+def _notes(result: dict[str, Any], config: ConfigDict) -> Iterator[str]:
+    """What a reader of one row has to know."""
+    if result["truncated"]:
+        cut = f"{result['truncated']:,} of {result['queries']:,} captions"
+        yield f"{cut} were longer than {config.data.text_length} tokens and cut"
+    chosen = config.evaluation
+    if (result["dataset"], result["split"]) == (chosen.dataset, chosen.select):
+        yield "it also chose the best step, so these scores flatter"
+    if result.get("unmatched", "error") != "error":
+        rule = {"skip": "were left out", "count": "count as misses"}[result["unmatched"]]
+        yield f"captions of people without a photo {rule}"

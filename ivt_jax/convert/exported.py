@@ -14,10 +14,10 @@ from typing import Any
 import einops
 import jax
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tokenizers.processors import TemplateProcessing
 
+from ivt_jax.convert.files import Tensor, open_weights, read_json
 from ivt_jax.data.texts import SEPARATORS, SPECIAL_TOKENS, Tokenizer
 from ivt_jax.errors import UserError
 from ivt_jax.model.ivt import IVTConfig
@@ -28,7 +28,7 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 SUMS = "SHA256SUMS"
 NEEDED = (CONFIG, WEIGHTS, "vocab.txt", SUMS)  # what reading a folder back takes
-TEMPLATES = ("modeling_ivt.py", "evaluate.py")
+TEMPLATES = ("modeling_ivt.py", "evaluate.py", "requirements.txt")
 SIZES = (
     "patch_size",
     "patch_stride",
@@ -134,22 +134,18 @@ def read_weights(file: Path, config: IVTConfig) -> dict:
     if 4 * (floats + tables * config.width) > file.stat().st_size:
         raise UserError(f"{file} is smaller than the model of its config.json")
     _, shapes = split_model(config)
-    try:
-        with safe_open(file, framework="numpy") as weights:
-            _check_header(weights, shapes, config, file)
+    tensors = open_weights(file).tensors
+    _check_header(tensors, shapes, config, file)
 
-            def read(path, leaf):
-                ours = path_name(path)
-                names = _names(ours, config)
-                parts = [_inward(ours, weights.get_tensor(name)) for name in names]
-                return np.stack(parts) if ours.startswith("blocks/") else parts[0]
+    def read(path, _):
+        ours = path_name(path)
+        parts = [_inward(ours, tensors[name].read()) for name in _names(ours, config)]
+        return np.stack(parts) if ours.startswith("blocks/") else parts[0]
 
-            return jax.tree_util.tree_map_with_path(read, shapes)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} is damaged: {error}; export or download it again") from error
+    return jax.tree_util.tree_map_with_path(read, shapes)
 
 
-def _check_header(weights: Any, shapes: dict, config: IVTConfig, file: Path) -> None:
+def _check_header(tensors: dict[str, Tensor], shapes: dict, config: IVTConfig, file: Path) -> None:
     expected = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
         ours = path_name(path)
@@ -158,26 +154,19 @@ def _check_header(weights: Any, shapes: dict, config: IVTConfig, file: Path) -> 
         part = zeros[0] if ours.startswith("blocks/") else zeros
         shape = _outward(ours, part, config.patch_size).shape
         expected |= dict.fromkeys(_names(ours, config), shape)
-    present = set(weights.keys())
-    faults = [f"{name}: missing" for name in expected if name not in present]
-    faults += [f"{name}: unknown" for name in sorted(present - set(expected))]
-    for name in expected.keys() & present:
-        entry = weights.get_slice(name)
-        found = (entry.get_dtype(), tuple(entry.get_shape()))
-        if found != ("F32", expected[name]):
-            faults.append(f"{name}: {found[0]} {found[1]} instead of F32 {expected[name]}")
+    faults = [f"{name}: missing" for name in expected.keys() - tensors.keys()]
+    faults += [f"{name}: unknown" for name in tensors.keys() - expected.keys()]
+    for name in expected.keys() & tensors.keys():
+        found, shape = tensors[name], expected[name]
+        if (found.dtype, found.shape) != ("float32", shape):
+            faults.append(f"{name}: {found.dtype} {found.shape} instead of float32 {shape}")
     if faults:
         shown = "\n  ".join(sorted(faults)[:20])
         raise UserError(f"{file} does not fit its config.json, {len(faults)} faults:\n  {shown}")
 
 
 def _read_facts(file: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads(file.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is no JSON: {error}") from error
-    if not isinstance(facts, dict):
-        raise UserError(f"{file} holds no JSON object")
+    facts = read_json(file)
     size = facts.get("image_size")
     pair = size if isinstance(size, list) and len(size) == 2 else [None]
     wanted = {f"image_size {value}": value for value in pair}

@@ -34,6 +34,14 @@ def cmpm(
     Raises:
       ValueError: unknown `logits` or `target_norm`, or shapes that do not fit.
     """
+    images, texts, identities = checked(image_features, text_features, identities, logits)
+    image_to_text, text_to_image = _matching_logits(images, texts, logits)  # (B, B) each
+    log_target = _log_target(identities, target_norm, epsilon)  # (B, B)
+    return _divergence(image_to_text, log_target) + _divergence(text_to_image, log_target)
+
+
+def checked(image_features, text_features, identities, logits: str):
+    """What every form of CMPM takes: float32 (B, D) twice and (B,), or a ValueError."""
     images = jnp.asarray(image_features, jnp.float32)  # (B, D)
     texts = jnp.asarray(text_features, jnp.float32)  # (B, D)
     identities = jnp.asarray(identities)  # (B,)
@@ -44,34 +52,36 @@ def cmpm(
         )
     if identities.shape != images.shape[:1]:
         raise ValueError(f"cmpm needs {len(images)} identities; got {identities.shape}")
-    image_to_text, text_to_image = _matching_logits(images, texts, logits)  # (B, B) each
-    log_target = _log_target(identities, target_norm, epsilon)  # (B, B)
-    return _divergence(image_to_text, log_target) + _divergence(text_to_image, log_target)
+    if logits not in ("projection", "dot"):
+        raise ValueError(f'logits must be "projection" or "dot", not {logits!r}')
+    return images, texts, identities
+
+
+def inverse_norm(features):
+    """1 / |f| of features (B, D): (B,)."""
+    # The floor keeps value and gradient finite for a feature of zeros.
+    return jax.lax.rsqrt(jnp.maximum(jnp.sum(features * features, axis=1), 1e-24))
+
+
+def row_norm(positives, target_norm: str):
+    """The norm of target rows y by their number of positives, float (B,); or a ValueError."""
+    if target_norm not in ("l2", "sum"):
+        raise ValueError(f'target_norm must be "l2" or "sum", not {target_norm!r}')
+    return jnp.sqrt(positives) if target_norm == "l2" else positives
 
 
 def _matching_logits(images, texts, logits: str):
     """Both directions come from one matrix of products: the norms only scale its columns."""
     products = jnp.matmul(images, texts.T, precision=jax.lax.Precision.HIGHEST)  # (B, B)
-    match logits:
-        case "dot":
-            return products, products.T
-        case "projection":
-            return products * _inverse_norm(texts), products.T * _inverse_norm(images)
-    raise ValueError(f'logits must be "projection" or "dot", not {logits!r}')
-
-
-def _inverse_norm(features):
-    # The floor keeps value and gradient finite for a feature of zeros.
-    return jax.lax.rsqrt(jnp.maximum(jnp.sum(features * features, axis=1), 1e-24))  # (B,)
+    if logits == "dot":
+        return products, products.T
+    return products * inverse_norm(texts), products.T * inverse_norm(images)
 
 
 def _log_target(identities, target_norm: str, epsilon: float):
     match = (identities[:, None] == identities[None, :]).astype(jnp.float32)  # (B, B)
     positives = jnp.sum(match, axis=1, keepdims=True)  # (B, 1)
-    if target_norm not in ("l2", "sum"):
-        raise ValueError(f'target_norm must be "l2" or "sum", not {target_norm!r}')
-    norm = jnp.sqrt(positives) if target_norm == "l2" else positives
-    return jnp.log(match / norm + epsilon)
+    return jnp.log(match / row_norm(positives, target_norm) + epsilon)
 
 
 def _divergence(logits, log_target):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import resource
 import signal
 import time
 
@@ -61,6 +62,7 @@ def strike(point: str, step: int | None = None, *, process: int = 0) -> bool:
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "sleep":
+                print(f"{VARIABLE} sleeps at {point}, step {step}", flush=True)
                 while True:
                     time.sleep(3600)
             case "slow":
@@ -70,3 +72,10 @@ def strike(point: str, step: int | None = None, *, process: int = 0) -> bool:
             case "spoil":
                 spoil = True
     return spoil
+
+
+def fill_disk(full: bool) -> None:
+    """Lets no file of this process grow any more, or lets them again; nothing without IVT_FAULT."""
+    if _FAULTS is not None:
+        unlimited = resource.RLIM_INFINITY
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024 if full else unlimited, unlimited))

@@ -1,30 +1,46 @@
 """train(): the one loop of both stages, read from top to bottom."""
 
+import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
+from configs import base
 from ivt_jax.config import compare, difference, from_json, resolved_json, validate
 from ivt_jax.errors import UserError
-from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.retrieval.evaluate import encode_split, make_encoders, score, truncation_note
-from ivt_jax.training.checkpoint import Checkpoints
-from ivt_jax.training.lifecycle import StopRequest
-from ivt_jax.training.optimizer import make_optimizer, make_schedule
+from ivt_jax.training.checkpoint import Checkpoints, saved_metrics
+from ivt_jax.training.cluster import (
+    check_shared,
+    exchange,
+    from_first,
+    is_first,
+    process,
+    together,
+)
+from ivt_jax.training.compilation_cache import use_compilation_cache
+from ivt_jax.training.faults import strike
+from ivt_jax.training.lifecycle import Interrupted, Lifecycle
+from ivt_jax.training.profiler import Profiler
+from ivt_jax.training.program import make_program
 from ivt_jax.training.setup import Data, open_data
-from ivt_jax.training.sharding import BATCH, REPLICATED, make_mesh, to_global
-from ivt_jax.training.state import abstract_state, create_state, make_step, split_model
+from ivt_jax.training.sharding import make_mesh, to_global
+from ivt_jax.training.state import create_state
 from ivt_jax.training.telemetry import Telemetry
 from ivt_jax.training.transfer import initial_params
+from ivt_jax.validation import leaves
 
 # Fields that change how a run is watched or fed, not what it computes.
 _FREE = ("data.workers", "data.threads", "data.prefetch", "data.cache_gib", "training.keep")
 _FREE += ("training.log_steps", "training.stop_after", "mesh.data", "mesh.fsdp", "data.directory")
+_FREE += ("watchdog.startup", "watchdog.step", "watchdog.step_limit", "watchdog.data")
+_FREE += ("training.changed_config",)
+_FREE += ("mesh.optimizer", "objective.chunk", "training.profile_steps")
 
 
 def train(
@@ -46,94 +62,125 @@ def train(
         (exit code 3), or a signal asked to stop (130 or 143, after saving).
     """
     workdir = Path(workdir)
-    validate(config, device_count=jax.device_count(), workdir=workdir)
-    chief = jax.process_index() == 0
-    data = open_data(config, views=views)
-    _claim(workdir, config, data)
+    check_shared(workdir)
+    with Lifecycle(workdir, **config.watchdog) as life:
+        return _train(config, workdir, life, make_objective=make_objective, views=views)
+
+
+def _train(
+    config: ConfigDict,
+    workdir: Path,
+    life: Lifecycle,
+    *,
+    make_objective: Callable,
+    views: tuple[str, ...],
+) -> dict[str, float]:
+    chief = is_first()
+    use_compilation_cache()
+    data, changed = _open(config, workdir, views)
     epoch_steps = max(data.epoch_entries // config.training.batch_size, 1)
     total_steps = config.training.steps or round(config.training.epochs * epoch_steps)
 
-    model_config = IVTConfig(**config.model)
-    mesh = make_mesh(**config.mesh)
-    graphdef, _ = split_model(model_config)
-    schedule, optimizer = _make_optimizer(config, total_steps, epoch_steps)
-    shapes, shardings = abstract_state(model_config, optimizer, mesh=mesh)
-    objective = make_objective(
+    mesh = make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
+    life.connect(mesh)
+    program = make_program(
+        config,
+        mesh=mesh,
+        make_objective=make_objective,
         views=views,
-        erase=config.data.erase,
-        masking=config.masking.to_dict(),
-        **config.objective,
+        total_steps=total_steps,
+        epoch_steps=epoch_steps,
     )
-    batch_sharding, replicated = NamedSharding(mesh, BATCH), NamedSharding(mesh, REPLICATED)
-    step_function = jax.jit(
-        make_step(objective, graphdef, optimizer, accumulate=config.training.accumulate),
-        donate_argnums=0,
-        in_shardings=(shardings, batch_sharding, replicated),
-        out_shardings=(shardings, replicated),
-    )
-    evaluator = _Evaluator(config, data, make_encoders(graphdef, mesh))
+    evaluator = _Evaluator(config, data, make_encoders(program.graphdef, mesh), life)
 
     with (
         jax.set_mesh(mesh),
-        Checkpoints(workdir, keep=config.training.keep) as checkpoints,
-        StopRequest() as stop,
+        Checkpoints(workdir, keep=config.training.keep, config=config.to_dict()) as checkpoints,
+        Profiler(workdir / "profile", steps=tuple(config.training.profile_steps)) as profiler,
     ):
-        state = checkpoints.restore_newest(shapes, shardings)
+        strike("startup.restore", process=process())
+        state = checkpoints.restore_newest(program.shapes, program.shardings)
         if state is not None:
-            note = f"resumed at step {int(state.step)}"
+            note = "\n  ".join([f"resumed at step {int(state.step)}", *changed])
+            if chief and config.training.changed_config == "accept":
+                _store(workdir, config)  # only now: the checkpoint fits it
         else:
             params, note = initial_params(
-                model_config, tokenizer=data.tokenizer, seed=config.seed, **config.init
+                program.model, tokenizer=data.tokenizer, seed=config.seed, **config.init
             )
             state = create_state(
-                model_config, optimizer, shardings=shardings, seed=config.seed, params=params
+                program.model,
+                program.optimizer,
+                shardings=program.shardings,
+                seed=config.seed,
+                params=params,
             )
         first = int(state.step)
         batches = data.batches(config, start_step=first)
         key = jax.random.key(config.seed)
-        eval_steps, save_steps = (
-            max(round(epochs * epoch_steps), 1) if epochs else 0
-            for epochs in (config.training.eval_epochs, config.training.save_epochs)
-        )
+        due_at = _Intervals(config, epoch_steps, total_steps)
         last = total_steps
         if config.training.stop_after:
             last = min(last, first + config.training.stop_after)
         window = _Window(config.training.batch_size, data)
         with Telemetry(workdir, start_step=first, total_steps=total_steps, quiet=not chief) as log:
-            _introduce(log, config, data, shapes, epoch_steps, total_steps, note)
-            metrics, due, cut = {}, None, 0
+            _introduce(log, config, data, program.shapes, epoch_steps, total_steps, note)
+            strike("startup.compile", process=process())
+            if life.note:
+                log.say(life.note)
+            metrics, due, cut, saved = {}, None, 0, first
+            if first and due_at.evaluation(first) and _unscored(workdir, first, evaluator):
+                checkpoints.save(state, metrics=evaluator(state.params, first, log))
             for step in range(first + 1, last + 1):
-                batch = window.next(batches)
+                batch = life.next(functools.partial(window.next, batches), step)
+                if batch is None:  # a signal came first
+                    if step - 1 > saved:
+                        _log(log, step - 1, metrics, window, program.schedule)
+                        _refuse_divergence(step - 1, metrics)
+                        checkpoints.save(state, metrics={})
+                    break
                 cut += data.report(batch, workdir / "substituted.jsonl", log.say)
-                state, metrics = step_function(state, to_global(mesh, batch), key)
+                profiler.before(step)
+                state, metrics = program.step(state, to_global(mesh, batch), key)
+                if note := life.agree():
+                    log.say(note)
+                if note := profiler.after(step, metrics):
+                    log.say(note)
                 window.steps += 1
                 # Read one step late, so that the device never waits for the host.
                 if due:
-                    _log(log, *due, window, schedule)
+                    _log(log, *due, window, program.schedule)
                     _refuse_divergence(*due)
                     due = None
-                stopping = stop.signal is not None or step == last
-                evaluate = step == total_steps or (eval_steps and step % eval_steps == 0)
-                save = stopping or (save_steps and step % save_steps == 0)
+                stopping = life.signal is not None or step == last
+                evaluate = due_at.evaluation(step)
+                save = stopping or due_at.save(step)
                 if evaluate or save:
-                    _log(log, step, metrics, window, schedule)
+                    _log(log, step, metrics, window, program.schedule)
                     # Before anything is saved or scored: a diverged state is neither.
                     _refuse_divergence(step, metrics)
                     scores = evaluator(state.params, step, log) if evaluate else {}
+                    stopping = stopping or life.signal is not None
+                    life.enter("save", step)
                     checkpoints.save(state, metrics=scores)
+                    saved = step
+                    life.pause()
                     window.restart()
                 elif step % config.training.log_steps == 0:
                     due = (step, metrics)
                 if stopping:
                     break
+            life.enter("save", int(state.step))
             batches.close()
             checkpoints.wait()
+            cut = sum(map(int, exchange("cut texts", str(cut))))
+            data.list_bad([], workdir / "substituted.jsonl", log.say)
             step = int(state.step)
-            if stop.signal is not None and step < total_steps:
+            if life.signal is not None and step < total_steps:
                 raise UserError(
-                    f"stopped by {stop.signal.name}; step {step} of {total_steps} is saved in "
+                    f"stopped by {life.signal.name}; step {step} of {total_steps} is saved in "
                     f"{workdir}.\nThe same command goes on from there.",
-                    exit_code=143 if stop.signal.name == "SIGTERM" else 130,
+                    exit_code=128 + life.signal,
                 )
             log.say(f"step {step} of {total_steps} is saved in {workdir}")
             if cut:
@@ -141,43 +188,62 @@ def train(
     return {name: float(value) for name, value in metrics.items()}
 
 
-def _claim(workdir: Path, config: ConfigDict, data: Data) -> None:
-    """Writes config.json and vocab.txt, or checks that a run already there is the same."""
+def _open(config: ConfigDict, workdir: Path, views) -> tuple[Data, list[str]]:
+    """The data, and what a resume changes; UserError on all processes if one finds a fault."""
+    ours = resolved_json(config)
+    theirs = from_first("configuration", ours)
+    with together("setup"):
+        if theirs != ours:
+            raise _disagreement(theirs, config)
+        validate(config, device_count=jax.device_count(), workdir=workdir)
+        data = open_data(config, views=views)
+    with together("work directory"):
+        changed = _claim(workdir, config, data) if is_first() else []
+    return data, changed
+
+
+def _disagreement(theirs: str, config: ConfigDict) -> UserError:
+    lines = ["another configuration than that of process 0:", *compare(from_json(theirs), config)]
+    return UserError("\n  ".join(lines))
+
+
+def _claim(workdir: Path, config: ConfigDict, data: Data) -> list[str]:
+    """Writes config.json and vocab.txt, or checks that a run already there is the same.
+
+    Returns lines on what differs and may.
+    """
     file = workdir / "config.json"
-    if file.is_file():
-        changed = [
-            line
-            for line in compare(from_json(file.read_text()), config)
-            if line.split(":")[0] not in _FREE
-        ]
-        if (workdir / "vocab.txt").read_bytes() != data.tokenizer.path.read_bytes():
-            changed.append(f"the vocabulary: vocab.txt there -> {data.tokenizer.path}")
-        if changed:
-            raise UserError(
-                f"{workdir} holds a run with another configuration:\n  "
-                + "\n  ".join(changed)
-                + "\nUse another --workdir, or the same values to resume it."
-            )
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "vocab.txt").write_bytes(data.tokenizer.path.read_bytes())
-    written = file.with_suffix(".tmp")
+    if not file.is_file():
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "vocab.txt").write_bytes(data.tokenizer.path.read_bytes())
+        _store(workdir, config)
+        return []
+    changed = _changes(from_json(file.read_text()), config)
+    refused = [line for line in changed if line.split(":")[0] not in _FREE]
+    cure = "Use another --workdir, or the same values to resume it"
+    if config.training.changed_config == "accept":
+        refused = []
+    elif refused:
+        cure += "; --config.training.changed_config=accept goes on with the new ones"
+    if (workdir / "vocab.txt").read_bytes() != data.tokenizer.path.read_bytes():
+        refused.append(f"the vocabulary: vocab.txt there -> {data.tokenizer.path}")
+    if refused:
+        lines = "\n  ".join(refused)
+        raise UserError(f"{workdir} holds a run with another configuration:\n  {lines}\n{cure}.")
+    return [f"changed: {line}" for line in changed]
+
+
+def _changes(saved: ConfigDict, config: ConfigDict) -> list[str]:
+    """What differs; a field that the saved run's release did not know had its default."""
+    old, new, defaults = leaves(saved), leaves(config), leaves(base.get_config())
+    known = [field for field in new if field in old or new[field] != defaults[field]]
+    return [line for line in compare(saved, config) if line.split(":")[0] in {*known, *old}]
+
+
+def _store(workdir: Path, config: ConfigDict) -> None:
+    written = workdir / "config.tmp"
     written.write_text(resolved_json(config))
-    written.replace(file)
-
-
-def _make_optimizer(config: ConfigDict, total_steps: int, epoch_steps: int):
-    options = config.optimizer.to_dict()
-    peak, bias_factor = options.pop("learning_rate"), options.pop("bias_factor")
-    schedules = [
-        make_schedule(
-            peak=rate, total_steps=total_steps, epoch_steps=epoch_steps, **config.schedule
-        )
-        for rate in (peak, peak * bias_factor)
-    ]
-    return schedules[0], make_optimizer(
-        schedule=schedules[0], bias_schedule=schedules[1], **options
-    )
+    written.replace(workdir / "config.json")
 
 
 def _introduce(log, config, data, shapes, epoch_steps, total_steps, note) -> None:
@@ -195,6 +261,28 @@ def _introduce(log, config, data, shapes, epoch_steps, total_steps, note) -> Non
     log.say(f"passes by the last step: {passes}")
     for line in note.splitlines():
         log.say(line)
+
+
+class _Intervals:
+    """The steps at which a run is evaluated and saved."""
+
+    def __init__(self, config: ConfigDict, epoch_steps: int, total_steps: int):
+        self.total = total_steps
+        self.evaluations, self.saves = (
+            max(round(epochs * epoch_steps), 1) if epochs else 0
+            for epochs in (config.training.eval_epochs, config.training.save_epochs)
+        )
+
+    def evaluation(self, step: int) -> bool:
+        return step == self.total or bool(self.evaluations and step % self.evaluations == 0)
+
+    def save(self, step: int) -> bool:
+        return bool(self.saves and step % self.saves == 0)
+
+
+def _unscored(workdir: Path, step: int, evaluator: "_Evaluator") -> bool:
+    """Whether a signal broke off the evaluation of a saved step."""
+    return bool(evaluator.sources) and saved_metrics(workdir, step)["score"] < 0
 
 
 class _Window:
@@ -243,7 +331,7 @@ def _refuse_divergence(step: int, metrics: dict) -> None:
 class _Evaluator:
     """Scores the selecting split and, beside it, the reported one."""
 
-    def __init__(self, config: ConfigDict, data: Data, encoders):
+    def __init__(self, config: ConfigDict, data: Data, encoders, life: Lifecycle):
         self.sources = data.evaluation
         self.select = config.evaluation.select
         self.encode = {
@@ -253,12 +341,22 @@ class _Evaluator:
             "separator": config.data.separator,
             "batch_size": config.evaluation.batch_size,
         }
-        self.encoders = encoders
+        self.encoders = dataclasses.replace(
+            encoders,
+            image=life.interruptible(encoders.image),
+            text=life.interruptible(encoders.text),
+        )
 
     def __call__(self, params, step: int, log: Telemetry) -> dict[str, float]:
         saved = {}
-        for split, source in self.sources.items():
-            encoded = encode_split(self.encoders, params, source, **self.encode)
+        try:
+            encoded_splits = {
+                split: encode_split(self.encoders, params, source, **self.encode)
+                for split, source in self.sources.items()
+            }
+        except Interrupted:  # the resumed run evaluates again
+            return {}
+        for split, encoded in encoded_splits.items():
             if encoded.truncated:
                 cut = encoded.truncated, len(encoded.captions)
                 log.say(f"{split}: {truncation_note(*cut, length=self.encode['length'])}")

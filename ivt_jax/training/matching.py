@@ -1,17 +1,36 @@
 """The matching objective: from a training batch to features to CMPM; both stages share it."""
 
+import dataclasses
+import functools
+from collections.abc import Callable
+
 import einops
 import jax
 
 from ivt_jax.losses.cmpm import cmpm
+from ivt_jax.losses.cmpm_rows import cmpm_rows
 from ivt_jax.model.ivt import IVT
 from ivt_jax.model.masking import mask_tokens
 from ivt_jax.model.pixels import normalise, random_erase
-from ivt_jax.training.sharding import batch_sharded, gathered
+from ivt_jax.training.sharding import all_rows, batch_sharded, gathered, per_device
 
 
-def matching_objective(*, views: tuple[str, ...], erase: float, masking: dict, levels: str, **loss):
-    """The function (model, batch, key) -> (loss, metrics) that `training.loop` differentiates.
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What a step minimises, in two parts, so that features of many micro-batches can meet."""
+
+    features: Callable  # (model, batch, key) -> tree of arrays (B, ...)
+    loss: Callable  # (features, identities (B,)) -> (scalar, dict of float32 scalars)
+
+    def __call__(self, model, batch: dict, key):
+        """Both in one: the scalar loss of a batch and its metrics."""
+        return self.loss(self.features(model, batch, key), batch["identities"])
+
+
+def matching_objective(
+    *, views: tuple[str, ...], erase: float, masking: dict, levels: str, **loss
+) -> Objective:
+    """CMPM of the features of a batch, as `training.loop` differentiates it.
 
     Args:
       views: names of the V views of a batch, the text levels.
@@ -23,19 +42,19 @@ def matching_objective(*, views: tuple[str, ...], erase: float, masking: dict, l
       **loss: the keyword arguments of `match`, the rest of `config.objective`.
     """
 
-    def objective(model: IVT, batch: dict, key):
-        image, text = masked_features(model, batch, key, erase=erase, masking=masking)
+    def matched(features, identities):
+        image, text = features  # (B, V, D) each
         if levels != "separate":
-            total = match(image, text, batch["identities"], **loss)
+            total = match(image, text, identities, **loss)
             return total, {"loss": total}
         by_level = {
-            f"loss_{name}": match(image[:, [v]], text[:, [v]], batch["identities"], **loss)
+            f"loss_{name}": match(image[:, [v]], text[:, [v]], identities, **loss)
             for v, name in enumerate(views)
         }
         total = sum(by_level.values())
         return total, {"loss": total, **by_level}
 
-    return objective
+    return Objective(functools.partial(masked_features, erase=erase, masking=masking), matched)
 
 
 def masked_features(model: IVT, batch: dict, key, *, erase: float, masking: dict):
@@ -68,19 +87,28 @@ def masked_features(model: IVT, batch: dict, key, *, erase: float, masking: dict
     return tuple(einops.rearrange(x, "(b v) d -> b v d", v=views) for x in (image, text))
 
 
-def match(image_features, text_features, identities, *, negatives: str, **options):
+def match(
+    image_features, text_features, identities, *, negatives: str, chunk: int = 0, **options
+) -> jax.Array:
     """CMPM of all rows of (B, V, D) features against each other.
 
     negatives="global" compares the whole batch; "local" compares within each device's share
     and averages, as the official code does, so its value depends on the number of devices.
+    With a `chunk` each device computes the rows of its own share, so many columns at a time;
+    chunk=0 is the plain form, a whole matrix on every device.
     """
+    identities = einops.repeat(identities, "b -> b v", v=image_features.shape[1])
+    rows = (image_features, text_features, identities)
+    if chunk:
+        gather = all_rows if negatives == "global" else lambda own: own
+        by_row = functools.partial(cmpm_rows, chunk=chunk, gather=gather, **options)
+        return per_device(by_row)(
+            *(einops.rearrange(x, "b v ... -> (b v) ...") for x in rows)
+        ).mean()
     groups = 1
     if negatives == "local":
         mesh = jax.sharding.get_abstract_mesh()
         groups = 1 if mesh.empty else mesh.size
-    views = image_features.shape[1]
-    identities = einops.repeat(identities, "b -> b v", v=views)
-    rows = (image_features, text_features, identities)
     rows = [einops.rearrange(x, "(g b) v ... -> g (b v) ...", g=groups) for x in rows]
     if negatives == "local":
         rows = [batch_sharded(x) for x in rows]

@@ -14,6 +14,7 @@ from ivt_jax.data.pipeline import TrainingEntries, ViewOptions, epochs_seen, tra
 from ivt_jax.data.records import RecordSource, open_dataset, vocabulary_path
 from ivt_jax.data.texts import Tokenizer, load_tokenizer
 from ivt_jax.errors import UserError
+from ivt_jax.training.cluster import to_first
 
 _VIEW_FIELDS = ("text_length", "separator", "decode", "resize", "pad", "flip", "word_level")
 
@@ -50,8 +51,10 @@ class Data:
     def report(self, batch: dict[str, np.ndarray], file: Path, say: Callable[[str], None]) -> int:
         """Takes the counts out of a batch; bad records are listed in `file` and said aloud.
 
-        Returns how many texts of the batch were cut to the static length.
+        Process 0 does so for all; what others find may wait for its next call.
+        Returns how many texts of this process's share were cut to the static length.
         """
+        found = []
         substituted = batch.pop("substituted")
         for number, index in substituted[substituted[:, 0] > 0]:
             source = self.datasets[number - 1].source
@@ -61,12 +64,18 @@ class Data:
                 decode(record["image"], key=record["key"])
             except ImageError as error:
                 line |= {"reason": error.reason, "detail": error.detail}
-            if file.exists() and json.dumps(line) in file.read_text():
+            found.append(json.dumps(line))
+        self.list_bad(found, file, say)
+        return int(batch.pop("truncated").sum())
+
+    def list_bad(self, found: list[str], file: Path, say: Callable[[str], None]) -> None:
+        """On process 0 lists the bad records that it found, and that others sent since."""
+        for line in to_first("substituted", found):
+            if file.exists() and line in file.read_text():
                 continue
             with file.open("a") as lines:
-                lines.write(json.dumps(line) + "\n")
+                lines.write(line + "\n")
             say(f"unreadable image replaced by the next entry: {line} (listed in {file})")
-        return int(batch.pop("truncated").sum())
 
     @property
     def epoch_entries(self) -> int:

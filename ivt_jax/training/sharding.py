@@ -5,35 +5,65 @@ Parameters may be split over `fsdp`, the batch is split over both axes. Without 
 """
 
 import re
+from collections.abc import Sequence
 
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-BATCH = PartitionSpec(("data", "fsdp"))
+_ALL = ("data", "fsdp")
+BATCH = PartitionSpec(_ALL)
 REPLICATED = PartitionSpec()
 
-# Parameter path -> spec of its LAST dimensions, so a stacked layer axis in front stays whole.
+# Parameter path -> spec of its LAST dimensions, so a stacked layer axis in front stays whole;
+# then that of its optimizer state where mesh.optimizer is "split" (ZeRO-1).
 # There is no catch-all: a parameter that no rule names is an error, not a silent copy.
 RULES = (
-    (r"blocks/(attention/(qkv|projection)|mlp_(image|text)/(up|down))/kernel", ("fsdp", None)),
-    (r"blocks/(attention/(qkv|projection)|mlp_(image|text)/(up|down))/bias", (None,)),
-    (r"(blocks/norm[12]|norm|text_norm)/(scale|bias)", (None,)),
-    (r"patch/kernel", (None, "fsdp")),
-    (r"patch/bias", (None,)),
-    (r"(word|position)_table", (None, "fsdp")),
-    (r"(type_table|class_token|image_positions|image_types)", (None,)),
+    (
+        r"blocks/(attention/(qkv|projection)|mlp_(image|text)/(up|down))/kernel",
+        ("fsdp", None),
+        (_ALL, None),
+    ),
+    (r"blocks/(attention/(qkv|projection)|mlp_(image|text)/(up|down))/bias", (None,), (None,)),
+    (r"(blocks/norm[12]|norm|text_norm)/(scale|bias)", (None,), (None,)),
+    (r"patch/kernel", (None, "fsdp"), (None, _ALL)),
+    (r"patch/bias", (None,), (None,)),
+    (r"(word|position)_table", (None, "fsdp"), (None, _ALL)),
+    (r"(type_table|class_token|image_positions|image_types)", (None,), (None,)),
 )
 
 
-def make_mesh(*, data: int, fsdp: int) -> jax.sharding.Mesh:
-    """A mesh over all devices with axes ('data', 'fsdp'); data = -1 takes what fsdp leaves."""
-    count = jax.device_count()
+def make_mesh(*, data: int, fsdp: int, devices: Sequence | None = None) -> Mesh:
+    """A mesh with axes ('data', 'fsdp') over all devices, or over those given.
+
+    data = -1 takes what fsdp leaves. On several TPU slices the data axis goes over the slices, so
+    that parameters are gathered inside one. Raises ValueError where the sizes do not fit.
+    """
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     data = count // fsdp if data == -1 else data
     if data * fsdp != count:
         raise ValueError(
             f"mesh.data={data} x mesh.fsdp={fsdp} = {data * fsdp}, but there are {count} devices"
         )
-    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    tpu = devices[0].platform == "tpu"
+    slices = len({getattr(device, "slice_index", None) for device in devices}) if tpu else 1
+    if data % slices:
+        raise ValueError(f"mesh.data={data} must be a multiple of the {slices} slices")
+    # A TPU's torus has axes of its own; an axis of ours may take a part of one.
+    if slices == 1:
+        grid = mesh_utils.create_device_mesh((data, fsdp), devices, allow_split_physical_axes=tpu)
+    else:
+        grid = mesh_utils.create_hybrid_device_mesh(
+            (data // slices, fsdp), (slices, 1), devices, allow_split_physical_axes=True
+        )
+    order = [device.process_index for device in grid.flat]
+    if order != sorted(order):
+        # A batch is cut into the shares of process 0, 1, ...: the mesh has to follow that order.
+        placed = sorted(devices, key=lambda device: (device.process_index, device.id))
+        grid = np.array(placed).reshape(data, fsdp)
+    return Mesh(grid, _ALL, axis_types=(AxisType.Auto,) * 2)
 
 
 def path_name(path) -> str:
@@ -43,23 +73,49 @@ def path_name(path) -> str:
 
 def parameter_spec(name: str, ndim: int) -> PartitionSpec:
     """The spec of one parameter; ValueError if RULES do not name it."""
-    for pattern, trailing in RULES:
+    return _last_dimensions(_rule(name)[0], ndim)
+
+
+def split_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """The spec of a parameter's optimizer state that is split over all devices.
+
+    Where all devices do not divide the dimension, the data axis alone splits it, and where that
+    does not either it lies as the parameter does: nothing is padded.
+    """
+    params, split = _rule(name)
+    for axes in (_ALL, "data"):
+        trailing = tuple(axes if part == _ALL else part for part in split)
+        sharding = NamedSharding(mesh, _last_dimensions(trailing, len(shape)))
+        if _divides(sharding, shape):
+            return sharding.spec
+    return _last_dimensions(params, len(shape))
+
+
+def _divides(sharding: NamedSharding, shape: tuple[int, ...]) -> bool:
+    try:
+        sharding.shard_shape(shape)
+    except ValueError:
+        return False
+    return True
+
+
+def _rule(name: str):
+    for pattern, *specs in RULES:
         if re.fullmatch(pattern, name):
-            return PartitionSpec(*(None,) * (ndim - len(trailing)), *trailing)
+            return specs
     raise ValueError(f"no sharding rule names the parameter {name!r}; add one to RULES")
 
 
-def parameter_shardings(mesh, params):
-    """NamedShardings for a tree of parameters (arrays or ShapeDtypeStructs)."""
-
-    def one(path, leaf):
-        return NamedSharding(mesh, parameter_spec(path_name(path), leaf.ndim))
-
-    return jax.tree_util.tree_map_with_path(one, params)
+def _last_dimensions(trailing, ndim: int) -> PartitionSpec:
+    return PartitionSpec(*(None,) * (ndim - len(trailing)), *trailing)
 
 
-def state_shardings(mesh, state):
-    """Shardings of a TrainState: whatever in it repeats the parameters' paths follows RULES."""
+def state_shardings(mesh, state, *, optimizer_state: str = "params"):
+    """Shardings of a TrainState: whatever in it repeats the parameters' paths follows RULES.
+
+    optimizer_state: "params" = each moment lies where its parameter does; "split" = over all
+    devices, whatever the parameters do.
+    """
 
     def one(path, leaf):
         name = path_name(path)
@@ -68,6 +124,8 @@ def state_shardings(mesh, state):
                 spec = parameter_spec(name[start:], leaf.ndim)
             except ValueError:
                 continue
+            if optimizer_state == "split" and name.startswith("opt_state/"):
+                spec = split_spec(name[start:], leaf.shape, mesh)
             return NamedSharding(mesh, spec)
         if leaf.ndim == 0:
             return NamedSharding(mesh, REPLICATED)
@@ -94,6 +152,26 @@ def gathered(tree):
 def batch_sharded(tree):
     """Arrays split along their first axis over all devices."""
     return constrain(tree, BATCH)
+
+
+def per_device(function):
+    """A function of arrays (B, ...) run on each device's share of their rows, as SPMD code.
+
+    It must return arrays of one row for each of its own; without a mesh it runs on them all.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return function
+    return jax.shard_map(function, in_specs=BATCH, out_specs=BATCH)
+
+
+def all_rows(rows):
+    """Inside `per_device`: this device's rows -> those of all devices, in their order.
+
+    Its gradient is a reduce-scatter: each device gets only what belongs to its own rows.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return rows
+    return jax.lax.all_gather(rows, BATCH[0], tiled=True)
 
 
 def to_global(mesh, batch: dict) -> dict:

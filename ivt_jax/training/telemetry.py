@@ -1,14 +1,14 @@
 """What a run tells: a line or a bar on the terminal, JSON lines and TensorBoard events."""
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
+
+from ivt_jax.training.files import EventFile, PatientFile, outliving_a_full_disk
 
 _SHOWN = ("loss", "learning_rate", "gradient_norm", "pairs_per_second", "data_wait_percent")
 
@@ -25,10 +25,9 @@ class Telemetry:
         self.path = workdir / "metrics.jsonl"
         if not quiet:
             cut_lines(self.path, last_step=start_step)
-        self._lines = open(os.devnull if quiet else self.path, "a", buffering=1)  # noqa: SIM115
-        self._events = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=start_step + 1, write_to_disk=not quiet
-        )
+        if not quiet:
+            self._lines = PatientFile(self.path)
+            self._events = EventFile(workdir / "tensorboard", first_step=start_step + 1)
         self._total, self._start = total_steps, start_step
         self._began = time.monotonic()
         self._quiet = quiet
@@ -51,17 +50,19 @@ class Telemetry:
     def __exit__(self, *_):
         if self._bar:
             self._bar.stop()
-        self._lines.close()
-        self._events.close()
+        if not self._quiet:
+            self._lines.close()
+            self._events.close()
 
     def say(self, text: str) -> None:
         """A line on the terminal, above the bar where there is one."""
         if self._quiet:
             return
-        if self._bar:
-            self._bar.console.print(text, highlight=False, markup=False)
-        else:
-            print(text, flush=True)
+        with outliving_a_full_disk():  # where the output goes to a file
+            if self._bar:
+                self._bar.console.print(text, highlight=False, markup=False)
+            else:
+                print(text, flush=True)
 
     def train(self, step: int, metrics: dict[str, float]) -> None:
         """The metrics of training up to `step`."""
@@ -83,9 +84,11 @@ class Telemetry:
         self.say(f"step {step}/{self._total}  {split}: {shown}")
 
     def _write(self, step: int, kind: str, metrics: dict[str, float]) -> None:
-        self._lines.write(json.dumps({"step": step, "kind": kind, **metrics}) + "\n")
-        for name, value in metrics.items():
-            self._events.add_scalar(f"{kind}/{name}", value, step)
+        if self._quiet:
+            return
+        line = json.dumps({"step": step, "kind": kind, **metrics}) + "\n"
+        self._lines.write(line.encode())
+        self._events.add_scalars({f"{kind}/{name}": x for name, x in metrics.items()}, step)
 
     def _left(self, step: int) -> str:
         """Time left, from the pace of this process; evaluations and saves are part of it."""

@@ -3,8 +3,8 @@
     python evaluate.py --data=FOLDER               a folder with captions.json and its images
     python evaluate.py --data=FOLDER --split=test  a dataset that `ivt_jax prepare` wrote
 
-Needs torch, safetensors, tokenizers, numpy and Pillow; for a prepared dataset also
-tensorflow-datasets and array-record (TensorFlow itself is not needed).
+Needs what requirements.txt beside it lists: torch, safetensors, tokenizers, numpy and Pillow; for a
+prepared dataset also tensorflow-datasets. No JAX, no TensorFlow.
 """
 
 import argparse

@@ -1,11 +1,15 @@
 """IVT in PyTorch: one transformer turns person photos and sentences into comparable embeddings.
 
-Needs torch and safetensors. `IVTModel.from_pretrained(folder)` reads the folder this file lies in;
+Needs torch and safetensors. `IVTModel.from_pretrained(folder)` reads the folder this file lies in,
+and where huggingface_hub is installed `from_pretrained("USER/NAME", revision=COMMIT)` the hub;
 where transformers is installed the same classes also serve its AutoModel. For inference: the
 dropout and the token masking of training are not here. Letters: B batch, T tokens, D width.
 """
 
+import hashlib
 import json
+import re
+import shutil
 from pathlib import Path
 
 import torch
@@ -15,6 +19,18 @@ from torch import nn
 try:
     from transformers import PreTrainedConfig, PreTrainedModel  # pyright: ignore
 except ImportError:
+    try:
+        from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+    except ImportError:
+        snapshot_download = None
+
+        class PyTorchModelHubMixin:  # pyright: ignore
+            """Stands in for the class of huggingface_hub: reads a folder, knows no hub."""
+
+            @classmethod
+            def from_pretrained(cls, folder):
+                """The model of a folder, ready to encode."""
+                return cls._from_pretrained(model_id=folder)  # pyright: ignore
 
     class PreTrainedConfig:
         """Stands in for the class of transformers: a bag of values."""
@@ -22,8 +38,10 @@ except ImportError:
         def __init__(self, **others):
             vars(self).update(others)
 
-    class PreTrainedModel(nn.Module):
-        """Stands in for the class of transformers: reads a folder."""
+    class PreTrainedModel(nn.Module, PyTorchModelHubMixin):
+        """Stands in for the class of transformers: reads a folder, or one commit of the hub."""
+
+        folder = Path(__file__).parent
 
         def __init__(self, config):
             super().__init__()
@@ -33,14 +51,51 @@ except ImportError:
             """Does what transformers asks a model to call, which is nothing here."""
 
         @classmethod
-        def from_pretrained(cls, folder):
-            """The model of a folder with config.json and model.safetensors, ready to encode."""
+        def _from_pretrained(cls, *, model_id, revision=None, config=None, **download):
+            # The config passed in is unchecked; the one beside the weights is read below.
             from safetensors.torch import load_file
 
-            facts = json.loads((Path(folder) / "config.json").read_text("utf-8"))
-            model = cls(IVTConfig(**facts))
-            model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
+            folder = Path(model_id)
+            if not folder.is_dir():
+                folder = _fetch(str(model_id), revision, **download)
+            _check_sums(folder)
+            model = cls(IVTConfig(**json.loads((folder / "config.json").read_text("utf-8"))))
+            model.load_state_dict(load_file(folder / "model.safetensors"))
+            model.folder = folder
             return model.eval()
+
+        def _save_pretrained(self, save_directory):
+            super()._save_pretrained(save_directory)  # pyright: ignore
+            for file in self.folder.iterdir():  # code, vocabulary, card
+                if file.is_file() and file.name not in DATA:
+                    shutil.copy(file, save_directory)
+
+        def push_to_hub(self, repo_id, *, private=True, **options):
+            """Uploads the model with the other files of its folder; private unless asked."""
+            return super().push_to_hub(repo_id, private=private, **options)  # pyright: ignore
+
+
+DATA = ("config.json", "model.safetensors", "SHA256SUMS")
+
+
+def _fetch(repository, revision, **download):
+    if snapshot_download is None or not re.fullmatch("[0-9a-f]{40}", revision or ""):
+        raise ValueError(
+            f"there is no folder {repository}; a model of the hub is named with its commit, "
+            'from_pretrained("USER/NAME", revision="the 40 digits"), and needs huggingface_hub'
+        )
+    files = snapshot_download(repository, revision=revision, allow_patterns=list(DATA), **download)
+    return Path(files)
+
+
+def _check_sums(folder):
+    if not (folder / "SHA256SUMS").is_file():
+        return
+    lines = (folder / "SHA256SUMS").read_text("utf-8").splitlines()
+    for name in DATA[:2]:
+        digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        if f"{digest}  {name}" not in lines:
+            raise ValueError(f"{folder / name} is not the file that SHA256SUMS lists")
 
 
 class IVTConfig(PreTrainedConfig):
