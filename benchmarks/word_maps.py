@@ -114,10 +114,11 @@ def all_maps(model: Retriever, graphdef, pixels: np.ndarray, caption: str, at: l
     config = IVTConfig(**model.config.model)
     encode_photos, encode_texts = encoders(config)
     ids, words, _, masks = read_words(model, caption)
-    photos = in_rows(encode_photos, model.params, pixels[None], drop_patches(config))
+    kept, block = drop_patches(config)
+    photos = in_rows(encode_photos, model.params, pixels[None], kept)
     rows = [0, 1, *(2 + kind * len(words) + place for kind in range(3) for place in at)]
     texts = in_rows(encode_texts, model.params, ids, masks[rows])
-    lost = photos[0] - photos[1:]
+    lost = (photos[0] - photos[1:])[block]
     word, phrase, alone = texts[2:].reshape(3, len(at), -1)
     cosines, rolled = token_maps(graphdef, model.params, pixels[None], ids, masks[:1])
     own = masks[0] & ~masks[2 : 2 + len(words)][at]  # (n, L)

@@ -96,7 +96,7 @@ def test_output_may_be_cut_by_its_reader():
 
 
 def test_public_names_are_lazy():
-    assert ivt_jax.__all__ == ["load"]
+    assert ivt_jax.__all__ == ["Gallery", "load"]
     with pytest.raises(AttributeError, match="has no attribute 'save'"):
         _ = ivt_jax.save
 

@@ -11,7 +11,7 @@ from tiny import CONFIG, network
 
 from ivt_jax.errors import UserError
 from ivt_jax.model.pixels import normalise
-from ivt_jax.retrieval.explain import word_maps
+from ivt_jax.retrieval.explain import drop_patches, word_maps
 
 CAPTION = "A woman, red coat."
 
@@ -73,6 +73,18 @@ def test_words_phrases_and_patches_are_left_out(model, photo):
             alone = text_of(model, others) - empty
             direction = sum(part / np.linalg.norm(part) for part in (in_caption, alone))
             assert heat.ravel()[patch] == pytest.approx(lost @ direction, abs=1e-4)
+
+
+def test_large_grids_lose_blocks_of_patches():
+    masks, block = drop_patches(CONFIG)  # 4 x 2 patches
+    assert block.tolist() == list(range(8)) and masks.shape == (9, 9)
+    large = dataclasses.replace(CONFIG, image_size=(384, 128))  # 24 x 8
+    masks, block = drop_patches(large)
+    assert masks.shape == (12 * 4 + 1, 193) and masks[0].all() and masks[:, 0].all()
+    dropped = [set(np.flatnonzero(~row) - 1) for row in masks[1:]]
+    assert dropped[0] == {0, 1, 8, 9} and dropped[-1] == {182, 183, 190, 191}
+    assert set.union(*dropped) == set(range(192)) and sum(map(len, dropped)) == 192
+    assert all(patch in dropped[number] for patch, number in enumerate(block))
 
 
 def test_parts_of_a_word_are_one_word(model, photo):

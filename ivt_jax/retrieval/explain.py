@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+import math
 import re
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.model.pixels import normalise
 from ivt_jax.training.state import split_model
 
+_BLOCKS = 80  # of patches that are left out, at most
 _ROWS = 32  # masked copies of a photo or a sentence encoded at once
 _WORD = re.compile(r"\w+(?:[-'’]\w+)*")  # a hyphenated word is one, punctuation is none
 
@@ -45,9 +48,9 @@ def word_maps(
 ) -> WordMaps:
     """Explains the score of a photo and a caption word by word.
 
-    With f the L2-normalised features of the photo, f' those without one patch, and t those of the
-    caption; t' without a word, p' without the phrase around it, p of that phrase alone, and e of
-    the class token alone:
+    With f the L2-normalised features of the photo, f' those without one patch (of large grids one
+    block, see `drop_patches`), t those of the caption, t' without a word, p' without the phrase
+    around it, p of that phrase alone, and e of the class token alone:
 
     * word_scores: f . (t - t'), what the score loses when the word is left out;
     * sentence_map: (f - f') . t, what it loses without the patch;
@@ -55,9 +58,12 @@ def word_maps(
       the phrase means, in the caption and by itself, is lost with the patch.
 
     A phrase is a word with the two before it and the one after, up to a mark of punctuation: "red"
-    and "coat" are each seen where the red coat is. `python -m benchmarks.word_maps` measures this
-    choice: on drawn people similarities of word tokens with patches, which Fig. 6 of the paper
-    shows, hardly differ between a garment and the rest, nor do gradients of the score.
+    and "coat" are each seen where the red coat is. `python -m benchmarks.word_maps` measures these
+    choices on 200 drawn people: a patch in the box of a garment is 5.2 times as hot as others when
+    its word is asked for (1.1 times with untrained weights), 2.5 times if words are left out alone,
+    4.9 times by integrated gradients, and 1.1 times by the similarities of word tokens with patches
+    that Fig. 6 of the paper shows. A right colour has a larger word score than a wrong one in its
+    place in 86 of 100 captions, by gradient x input in 68.
 
     Args:
       model: from `ivt_jax.load`.
@@ -71,9 +77,10 @@ def word_maps(
     pixels = evaluation_image(_pixels(image), sizes.image_size)
     encode_photos, encode_texts = encoders(sizes)
     ids, words, spans, masks = read_words(model, caption)
-    photos = in_rows(encode_photos, model.params, pixels[None], drop_patches(sizes))
+    kept, block = drop_patches(sizes)
+    photos = in_rows(encode_photos, model.params, pixels[None], kept)
     texts = in_rows(encode_texts, model.params, ids, masks)
-    lost = photos[0] - photos[1:]  # (P, D)
+    lost = (photos[0] - photos[1:])[block]  # (P, D)
     without_word, without_phrase, phrase = texts[2:].reshape(3, len(words), -1)  # (W, D) each
     direction = unit(texts[0] - without_phrase) + unit(phrase - texts[1])
     return WordMaps(
@@ -121,11 +128,21 @@ def in_rows(encode, params, one: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return np.concatenate(jax.device_get(blocks))[: len(masks)]
 
 
-def drop_patches(config: IVTConfig) -> np.ndarray:
-    """Tokens kept (P + 1, N): all of them, then without each patch."""
-    masks = np.ones((config.image_tokens, config.image_tokens), bool)
-    np.fill_diagonal(masks[1:, 1:], False)
-    return masks
+def drop_patches(config: IVTConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens kept (n + 1, N): all of them, then without each block; and the block (P,) of a patch.
+
+    A block is one patch, or a square of them where there are more than _BLOCKS: 2 x 2 of the base
+    model's 24 x 8, since every block costs a pass of the photo through the network.
+    """
+    rows, columns = config.grid
+    side = 1
+    while math.ceil(rows / side) * math.ceil(columns / side) > _BLOCKS:
+        side += 1
+    y, x = np.divmod(np.arange(rows * columns), columns)
+    block = y // side * math.ceil(columns / side) + x // side  # (P,)
+    masks = np.ones((block.max() + 2, config.image_tokens), bool)
+    masks[block + 1, np.arange(len(block)) + 1] = False
+    return masks, block
 
 
 def read_words(
@@ -161,13 +178,11 @@ def read_words(
 
 def _phrase(caption: str, spans: list[tuple[int, int]], word: int) -> list[int]:
     """A word, the two before and the one after it, as far as only blanks are between them."""
-    first = last = word
-    while (
-        first > 0 and word - first < 2 and caption[spans[first - 1][1] : spans[first][0]].isspace()
-    ):
+    blank = [caption[a:b].isspace() for (_, a), (b, _) in itertools.pairwise(spans)]
+    first = word
+    while first > max(0, word - 2) and blank[first - 1]:
         first -= 1
-    if last + 1 < len(spans) and caption[spans[last][1] : spans[last + 1][0]].isspace():
-        last += 1
+    last = word + (word < len(blank) and blank[word])
     return list(range(first, last + 1))
 
 

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 RERANK = ("none", "reciprocal")
 ENGINES = ("auto", "exact", "faiss")
-EXCLUSION = 0.5  # how far an excluded sentence pushes a query away from itself
+# The share of an excluded sentence that is subtracted from a query. On drawn people, "either of two
+# colours" without one of them gives that one in 42 % of the first ten at 0, 9 at 0.5, 1 at 0.75.
+EXCLUSION = 0.75
 
 Query = str | Path | Image.Image | np.ndarray
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-CANDIDATES = 200  # first photos of a ranking that are re-ranked; the rest keep their order
+CANDIDATES = 100  # first photos of a ranking that are re-ranked; the rest keep their order
 
 
 def k_reciprocal(
     similarities: np.ndarray,
     scores: np.ndarray,
     *,
-    neighbours: int = 20,
-    expansion: int = 6,
+    neighbours: int = 6,
+    expansion: int = 3,
     weight: float = 0.3,
 ) -> np.ndarray:
     """Scores after k-reciprocal encoding (Zhong et al., CVPR 2017) among the candidates alone.
@@ -27,7 +27,10 @@ def k_reciprocal(
     Args:
       similarities: float (M, M), cosines of the candidates with each other.
       scores: float (M,), cosines of the candidates with the query.
-      neighbours, expansion, weight: k1, k2 and lambda of the paper.
+      neighbours, expansion, weight: k1, k2 and lambda of the paper, which takes 20, 6 and 0.3 for
+        galleries with some twenty photos of a person. These are smaller, as galleries of this
+        field have two to five: on 124 captions of the drawn people they raise mAP from 50.5 to
+        53.3 and R1 from 46.8 to 47.6; the paper's leave mAP at 50.6 and lower R1 to 43.5.
 
     Returns:
       Float32 (M,): one minus the final distance, larger is better.
