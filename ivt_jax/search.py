@@ -26,7 +26,8 @@ def main(argv: Sequence[str]) -> int:
     gallery = Gallery.open(arguments.gallery, model=arguments.run)
     how = {name: getattr(arguments, name) for name in ("without", "rerank", "engine")}
     try:
-        with warnings.catch_warnings(record=True) as notes:  # of sentences that were cut
+        # A sentence that was cut is worth a note, not a warning with a line of our source.
+        with warnings.catch_warnings(record=True, action="always") as notes:
             rows, scores = gallery.rank(query, arguments.k, **how)
     except (ImageError, FileNotFoundError) as error:
         raise UserError(f"--image: {error}") from error

@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 import time
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -164,9 +163,14 @@ def arrays(workdir: Path, step: int) -> dict[str, np.ndarray]:
     import orbax.checkpoint as ocp
 
     folder = (workdir / FOLDER / str(step)).absolute()
-    with warnings.catch_warnings(), ocp.PyTreeCheckpointer() as reader:
-        warnings.simplefilter("ignore")  # on this one device, the saved placement is the right one
-        items = {name: reader.restore(folder / name) for name in ("params", "optimizer")}
+
+    def read(reader, item: Path):
+        tree = reader.metadata(item).item_metadata.tree
+        numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        return reader.restore(item, restore_args=numpy)
+
+    with ocp.PyTreeCheckpointer() as reader:
+        items = {name: read(reader, folder / name) for name in ("params", "optimizer")}
     return {
         jax.tree_util.keystr(path): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(items)

@@ -74,7 +74,9 @@ def test_a_slice_of_tpus_is_compiled_for_without_one():
     config = tiny(**{"optimizer.name": "adamw"})
     found, said = run(config, "v5e:2x2", search=False)
     assert "v5e:2x2: 4 chips on 1 host(s), mesh data=4 x fsdp=1" in said
-    assert found.state == 3 * 4 * parameters(config) + 3 * 4  # params and two moments; three counts
+    health = 2 * 128 * 4 + 8 * 4  # losses and norms of 128 steps, eight counts
+    # Parameters and two moments; the counts of the step, of Adam and of the schedule.
+    assert found.state == 3 * 4 * parameters(config) + 3 * 4 + health
     batch = 16 * (32 * 32 * 3 + 8 * 4 + 8 + 4)
     assert found.state + batch <= found.arguments <= 1.5 * (found.state + batch)  # padded
     assert 0 < found.temporaries < found.needed < CHIPS["v5e"].hbm

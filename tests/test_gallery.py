@@ -257,6 +257,22 @@ def test_an_interrupted_build_goes_on_where_it_was(model, photos, out, monkeypat
     assert_holds(Gallery.open(out), model)
 
 
+def test_a_journal_that_was_not_removed_changes_nothing(model, photos, out, monkeypatch):
+    def stop(folder, *, ignore_errors=False):
+        if not ignore_errors:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(indexing.shutil, "rmtree", stop)
+        with pytest.raises(KeyboardInterrupt):
+            build_gallery(model, photos, out)
+    before = Gallery.open(out)
+    report = build_gallery(model, photos, out)
+    assert (report.encoded, report.resumed, report.kept) == (0, 0, 11)
+    assert not before.stale and Gallery.open(out).ids.tolist() == before.ids.tolist()
+    assert not (out / "unfinished").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("point", ["gallery-batch:2", "gallery-written"])
 def test_kill_and_the_same_command_lose_nothing(tmp_path, point):

@@ -1,6 +1,8 @@
 """The server of the search page: right answers, and nothing for those who ask what they may not."""
 
+import concurrent.futures
 import contextlib
+import dataclasses
 import json
 import shutil
 import signal
@@ -121,6 +123,29 @@ def test_the_real_model_answers_the_page(tmp_path):
         assert not one.get("/api/search", params={"q": "a red coat."}).json()["notes"]
         long = one.get("/api/search", params={"q": "red " * 12}).json()
         assert "first 10 tokens" in long["notes"][0]
+
+
+def test_searches_do_not_wait_for_explanations(gallery):
+    go, begun = threading.Event(), threading.Event()
+    engine = open_engine(gallery)
+
+    def slow(image, sentence):
+        begun.set()
+        go.wait(60)
+        return engine.explain(image, sentence)
+
+    opened = desk.Desk(lambda: dataclasses.replace(engine, explain=slow))
+    until(lambda: opened.state != "loading", "the gallery is open")
+    with (
+        TestClient(app.create_app(opened, hosts=server.LOCAL), base_url=HOME) as one,
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+    ):
+        id = photo(gallery, first(gallery).name)
+        words = pool.submit(one.get, f"/api/words/{id}?q=red")
+        until(begun.is_set, "an explanation has begun")
+        assert one.get("/api/search?q=red").status_code == 200 and not words.done()
+        go.set()
+        assert words.result().json()["words"] == ["red"]
 
 
 def test_loading_failing_and_coming_back(gallery, tmp_path, monkeypatch):

@@ -157,8 +157,9 @@ def _entries(
     photos, skipped_before = old.photos, _read_skipped(out / SKIPPED)
     files = map(File, photos.paths, photos.sizes.tolist(), photos.mtimes.tolist())
     hashes = [row.tobytes() for row in photos.hashes]
-    known = dict(zip(files, enumerate(hashes), strict=True))
-    known |= {file: (len(known) + i, sha256) for i, (file, sha256) in enumerate(journal.files)}
+    known = {file: (len(hashes) + i, sha256) for i, (file, sha256) in enumerate(journal.files)}
+    # What is in the gallery already stays as it is, also if the journal was not removed in time.
+    known |= dict(zip(files, enumerate(hashes), strict=True))
     entries, skipped, todo = [], [], []
     for found in scan(Path(old.facts.root), avoid=out):
         if isinstance(found, Skipped):

@@ -56,13 +56,14 @@ def _scan(root: Path, below: str, avoid: Path) -> Iterator[File | Skipped]:
             if Path(entry.path) != avoid:
                 yield from _scan(root, path, avoid)
         else:
-            yield _file(root, path)
+            yield _file(root, path, entry)
 
 
-def _file(root: Path, path: str) -> File | Skipped:
+def _file(root: Path, path: str, entry: os.DirEntry) -> File | Skipped:
     try:
-        target = inside(root, path)
-        found = target.stat()
+        if entry.is_symlink():  # anything else below `root` is inside, as no link led there
+            inside(root, path)
+        found = entry.stat()
     except ImageError as error:
         return Skipped(path, error.reason, error.detail)
     except OSError as error:

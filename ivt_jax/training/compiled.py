@@ -51,20 +51,24 @@ class Traffic:
 def read_traffic(text: str) -> Traffic:
     """Parses `compiled.as_text()` of any backend."""
     program = _Program(text)
-    collectives: dict[tuple[str, str], Collective] = {}
+    named: dict[tuple, dict[str, list[Collective]]] = {}
     total, once = 0, 0
     for name, runs in program.runs().items():
         for line in program.computations[name].values():
             kind = line.opcode.removesuffix("-start")
             if kind in KINDS:
                 found = _collective(line, kind, runs)
-                # A TPU hides a collective behind other work by naming it in each of its fusions.
-                known = collectives.setdefault((kind, found.channel), found)
-                collectives[kind, found.channel] = min(known, found, key=lambda c: c.runs)
+                places = named.setdefault((kind, found.channel, found.size), {})
+                places.setdefault(name, []).append(found)
             if name not in program.fused:
                 moved = program.moved(name, line)
                 total, once = total + runs * moved, once + moved
-    return Traffic(list(collectives.values()), total, once)
+    # A TPU hides a collective behind other work by naming it in each of its fusions; within one
+    # computation, several of one channel are several.
+    collectives = [
+        min(places.values(), key=lambda found: found[0].runs) for places in named.values()
+    ]
+    return Traffic([found for same in collectives for found in same], total, once)
 
 
 class _Program:

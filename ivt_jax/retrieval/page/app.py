@@ -263,7 +263,7 @@ def _add_photos(app: FastAPI, desk: Desk) -> None:
         """What each word of a sentence adds to the score of a photo, and where it finds it."""
         answers, thumbnails = desk.opened()
         image = await asyncio.to_thread(thumbnails.image, _row(answers, id))
-        return await _while_there(request, desk.work(_words, answers, image, q))
+        return await _while_there(request, desk.work(_words, answers, image, q, by="explain"))
 
 
 def _words(answers: Answers, image: Image.Image, sentence: str) -> Words:

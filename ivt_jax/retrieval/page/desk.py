@@ -1,4 +1,4 @@
-"""The state of an open gallery, and the one worker that encodes: a queue with an end."""
+"""The state of an open gallery, and who works for visitors: queues with an end."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ class NotReady(Exception):
 
 
 class Desk:
-    """Opens a gallery in the background and lets one piece of work at a time have the model.
+    """Opens a gallery in the background; makes one search and one explanation at a time.
 
     `state` is "loading", "ready" or "failed" (then `message` is a sentence). A gallery that was
     indexed anew is opened anew; until it is, the one before answers.
@@ -41,9 +41,10 @@ class Desk:
         self.differences = (0, 0)  # photos gone, photos new
         self._opened: tuple[Answers, Thumbnails] | None = None
         self._open, self._queue, self._waiting = open_engine, queue, 0
+        # An explanation takes as long as hundreds of searches, which shall not wait for it.
+        self._workers = {name: ThreadPoolExecutor(1, name) for name in ("search", "explain")}
         self._checked = self._failed = float("-inf")
-        self._worker = ThreadPoolExecutor(1, "encode")
-        self._worker.submit(self._load)
+        self._workers["search"].submit(self._load)
 
     @property
     def engine(self) -> Engine | None:
@@ -56,8 +57,8 @@ class Desk:
             raise NotReady(self.message or "The model is loading.")
         return self._opened
 
-    async def work(self, task: Callable[..., Any], *arguments) -> Any:
-        """Runs a task on the worker, after those before it; raises Busy at once if there are many.
+    async def work(self, task: Callable[..., Any], *arguments, by: str = "search") -> Any:
+        """Runs a task after those before it: by "search" or "explain"; raises Busy if many wait.
 
         The task of a caller who has left before its turn is dropped.
         """
@@ -66,7 +67,7 @@ class Desk:
         self._waiting += 1
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._worker, task, *arguments)
+            return await loop.run_in_executor(self._workers[by], task, *arguments)
         finally:
             self._waiting -= 1
 
@@ -75,17 +76,18 @@ class Desk:
         now = time.monotonic()
         if self.state == "failed" and now - self._failed > RETRY:
             self.state = "loading"
-            self._worker.submit(self._load)
+            self._workers["search"].submit(self._load)
         elif self._opened and self._opened[0].gallery.stale and now - self._failed > RETRY:
             self._failed = now
-            self._worker.submit(self._load)
+            self._workers["search"].submit(self._load)
         elif self._opened and now - self._checked > CHECK:
             self._checked = now
-            self._beside(self._compare, self._opened[0])
+            threading.Thread(target=self._compare, args=self._opened[:1], daemon=True).start()
 
     def close(self) -> None:
         """Drops what waits."""
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        for worker in self._workers.values():
+            worker.shutdown(wait=False, cancel_futures=True)
 
     def _load(self) -> None:
         try:
@@ -93,15 +95,12 @@ class Desk:
             self.aspect = aspect(answers.gallery)
             self._opened = answers, Thumbnails(answers.gallery)
             self.state, self.message, self._checked = "ready", "", float("-inf")
-            self._beside(self._warm, answers)
+            self._workers["explain"].submit(self._warm, answers)
         except Exception as error:
             known = isinstance(error, UserError)
             self.message = str(error) if known else f"The gallery cannot be opened: {error}"
             self._failed, self._opened, self.state = time.monotonic(), None, "failed"
             logging.error("%s", self.message, exc_info=not known)
-
-    def _beside(self, task: Callable[[Answers], None], answers: Answers) -> None:
-        threading.Thread(target=task, args=(answers,), daemon=True).start()
 
     def _warm(self, answers: Answers) -> None:
         """Compiles what first examples and first explanations would wait for."""
