@@ -59,6 +59,9 @@ def run(config, machine, **options):
     return found, "\n".join(lines)
 
 
+HEALTH = 2 * 128 * 4 + 8 * 4  # bytes: losses and gradient norms of 128 steps, eight counts
+
+
 def parameters(config) -> int:
     """Counted from the sizes, not from the model."""
     width, depth = config.model.width, config.model.depth
@@ -74,9 +77,8 @@ def test_a_slice_of_tpus_is_compiled_for_without_one():
     config = tiny(**{"optimizer.name": "adamw"})
     found, said = run(config, "v5e:2x2", search=False)
     assert "v5e:2x2: 4 chips on 1 host(s), mesh data=4 x fsdp=1" in said
-    health = 2 * 128 * 4 + 8 * 4  # losses and norms of 128 steps, eight counts
     # Parameters and two moments; the counts of the step, of Adam and of the schedule.
-    assert found.state == 3 * 4 * parameters(config) + 3 * 4 + health
+    assert found.state == 3 * 4 * parameters(config) + 3 * 4 + HEALTH
     batch = 16 * (32 * 32 * 3 + 8 * 4 + 8 + 4)
     assert found.state + batch <= found.arguments <= 1.5 * (found.state + batch)  # padded
     assert 0 < found.temporaries < found.needed < CHIPS["v5e"].hbm
@@ -124,7 +126,7 @@ def test_simulated_devices_need_no_compiler_for_tpus(tmp_path):
     assert "8 chips" in said and "no estimate of time" in said
     kernels = 2 * (4 * 32**2 + 2 * 8 * 32**2) + 32 * 768 + 32 * (64 + 16)
     whole = parameters(config) - kernels
-    assert found.state == 4 * (parameters(config) + 2 * (whole + kernels // 8)) + 3 * 4
+    assert found.state == 4 * (parameters(config) + 2 * (whole + kernels // 8)) + 3 * 4 + HEALTH
 
 
 def test_wrong_machines_meshes_and_batches_get_a_sentence():

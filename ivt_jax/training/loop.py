@@ -258,9 +258,10 @@ def _open(config: ConfigDict, workdir: Path, views) -> tuple[Data, list[str]]:
     """The data, and what a resume changes; UserError on all processes if one finds a fault."""
     ours = resolved_json(config)
     theirs = from_first("configuration", ours)
-    with together("setup"):
+    with together("configuration"):  # before devices are met: that takes all processes
         if theirs != ours:
             raise _disagreement(theirs, config)
+    with together("setup"):
         validate(config, device_count=jax.device_count(), workdir=workdir)
         data = open_data(config, views=views)
     with together("work directory"):

@@ -22,7 +22,7 @@ from ivt_jax.verify_run import verify_run
 SHAPES = [(2, 2, 2), (1, 2, 1), (4, 1, 4), (1, 1, 1)]  # processes, devices of each, mesh.fsdp
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_it_goes_on_on_any_number_of_processes_and_devices(data, undisturbed, tmp_path):
     for number, (processes, devices, fsdp) in enumerate(SHAPES):
         options = (*LONG, "--config.training.stop_after=5", f"--config.mesh.fsdp={fsdp}")
@@ -40,7 +40,7 @@ def test_it_goes_on_on_any_number_of_processes_and_devices(data, undisturbed, tm
     np.testing.assert_allclose(list(found.values()), [expected[step] for step in found], rtol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 @pytest.mark.parametrize("fault", ["kill@save.pre_commit:8:0", "kill@save.mid:8:1"])
 def test_killed_while_two_processes_save_the_restart_is_exact(data, tmp_path, fault):
     reference, run = tmp_path / "reference", tmp_path / "run"
@@ -61,7 +61,7 @@ def test_killed_while_two_processes_save_the_restart_is_exact(data, tmp_path, fa
         np.testing.assert_array_equal(ours[name], value, err_msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_a_disk_full_for_one_process_fails_the_save_for_all_and_the_run_goes_on(data, tmp_path):
     fault = "spoil@save.full:8:1"  # as on a host whose quota is spent
     options = (*LONG, "--config.training.stop_after=16")

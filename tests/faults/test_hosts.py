@@ -100,6 +100,7 @@ def killed_while_saving(data, workdir, number) -> None:
     assert set(saved_steps(workdir)) <= {*before, step}
 
 
+@pytest.mark.chaos
 def test_whatever_happens_to_two_processes_the_run_ends_the_same(data, undisturbed, workdir):
     stalled(data, workdir)
     stopped(data, workdir)
@@ -114,6 +115,7 @@ def test_whatever_happens_to_two_processes_the_run_ends_the_same(data, undisturb
         assert line["loss"] == pytest.approx(reference["loss"], rel=1e-5), line["step"]
 
 
+@pytest.mark.chaos
 def test_a_signal_to_one_of_four_stops_all_at_the_same_step(data, tmp_path):
     processes = start_many("pretrain", data, tmp_path, *LONG, processes=4, IVT_FAULT="slow@step")
     wait_for_step(tmp_path, 4, processes[0])

@@ -19,7 +19,9 @@ def alone(data, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize(("processes", "devices"), [(2, 2), (4, 1)])
+@pytest.mark.parametrize(
+    ("processes", "devices"), [(2, 2), pytest.param(4, 1, marks=pytest.mark.chaos)]
+)
 def test_several_processes_compute_what_one_does(data, alone, tmp_path, processes, devices):
     said = finish_many("finetune", data, tmp_path, *SHORT, processes=processes, devices=devices)
     assert f"{processes * devices} cpu device(s)" in said[0]
