@@ -23,11 +23,12 @@ TALK = """
 def work(number):
     assert cluster.exchange("names", f"I am {number}") == ["I am 0", "I am 1"]
     assert cluster.from_first("word", f"of {number}") == "of 0"
+    got = []
     for turn in range(2):
-        got = cluster.to_first("lines", [f"{turn} from {number}"] if number or not turn else [])
+        got += cluster.to_first("lines", [f"{turn} from {number}"] if number or not turn else [])
         cluster.exchange(f"turn {turn}", "")
         got += cluster.to_first("lines", [])
-        print(got)
+    print(got)  # a line may come a turn early, never late
     try:
         with cluster.together("chores"):
             if number:
@@ -74,8 +75,8 @@ def test_words_reach_whom_they_are_for():
     processes = pair(TALK)
     first, second = outputs(processes)
     assert [process.returncode for process in processes] == [0, 0], first + second
-    assert "['0 from 0', '0 from 1']\n['1 from 1']" in first
-    assert "[]\n[]" in second
+    assert "['0 from 0', '0 from 1', '1 from 1']" in first
+    assert "[]" in second
     assert "5 process 1: the cupboard is bare" in first and "5 the cupboard is bare" in second
     assert "75 True" in first and "75 True" in second
     assert "left in order" in first and "left in order" in second

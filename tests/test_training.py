@@ -51,6 +51,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(data, undisturbed, tmp_path
     process.send_signal(number)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == code, output
+    assert saved_steps(tmp_path), output
     step = saved_steps(tmp_path)[-1]
     assert f"step {step} of 60 is saved" in output and "goes on" in output
     # No step was lost: the last line of metrics is the saved step.

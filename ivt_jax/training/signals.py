@@ -46,7 +46,9 @@ class StopRequest:
         os.close(self._writer)  # ends the thread
 
     def begin(self) -> None:
-        """From here on there is something to save."""
+        """From here on there is something to save; said again, it changes nothing."""
+        if self._begun:
+            return
         self._begun = True
         if self.signal:  # it came while this was being said
             self._go()
