@@ -61,21 +61,21 @@ def card_of(config, **changes):
 
 def test_the_card_tells_weights_it_began_with_and_not_where_they_lay():
     config = base.get_config()
-    config.init.update(vit="/home/me/vit", bert="/home/me/bert")
+    config.init.update(vit="/private/vit", bert="/private/bert")
     card = card_of(config)
     assert "Started from the weights of a ViT and a BERT." in card
-    assert "/home/me" not in card + public_config(config)
+    assert "/private" not in card + public_config(config)
 
 
 def test_the_card_tells_the_runs_before_and_what_was_drawn():
     first, last = base.get_config(), base.get_config()
     first.data.mixture = {"cc3m": 1.0}
-    last.init.run = "/home/me/first"
+    last.init.run = "/private/first"
     card = card_of(last, earlier=[first])
     assert "1. Trained for 120 epochs of 112 pairs on cc3m (weight 1; Conceptual Captions" in card
     assert "2. Trained for 120 epochs of 112 pairs on synthetic_people (" in card
     assert "Started from random weights." in card and "Started from that." in card
-    assert "saw drawings, not photos" in card and "/home/me" not in card
+    assert "saw drawings, not photos" in card and "/private" not in card
     assert "saw drawings, not photos" not in card_of(first)
     assert "Started from the weights of another run." in card_of(last)
 

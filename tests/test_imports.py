@@ -82,10 +82,11 @@ LEVELS = {
     "ivt_jax.export": 6,
     "ivt_jax.goodput": 6,
     "ivt_jax.doctor": 7,
-    "pretrain": 7,
-    "finetune": 7,
-    "ivt_jax.demo": 8,
-    "ivt_jax.__main__": 9,
+    "ivt_jax.launch": 7,
+    "pretrain": 8,
+    "finetune": 8,
+    "ivt_jax.demo": 9,
+    "ivt_jax.__main__": 10,
 }
 DATA_MAY_NOT_IMPORT = {"jax", "flax", "tensorflow", "torch", "transformers"}
 LONGEST = {"ivt_jax/training/loop.py:_train": 120}  # lines; every other function has 40
