@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ivt_jax.model.products import apart, attend, dense, gelu_dense, normalised
+from ivt_jax.model.attention import attend
+from ivt_jax.model.products import apart, dense, gelu_dense, normalised
 from ivt_jax.training.sharding import batch_sharded, gathered
 
 _table = jax.nn.initializers.normal(0.02)
@@ -44,6 +45,7 @@ class IVTConfig:
     kernel_deviation: float = 0.02
     position_init: str = "normal"
     dtype: str = "float32"
+    attention: str = "auto"
     layers: str = "scan"
     remat: str = "none"
 
@@ -91,6 +93,9 @@ class Views(NamedTuple):
         return self.of(jax.random.bernoulli(key, share, drawn))
 
 
+_ALL = Views()
+
+
 class Part(NamedTuple):
     """Tokens (B, T, D) that pass the blocks beside others; the fields are arguments of `encode`."""
 
@@ -98,19 +103,19 @@ class Part(NamedTuple):
     mask: jax.Array | None
     modality: str
     key: jax.Array | None = None
-    views: Views = Views()
+    views: Views = _ALL
 
 
 class Attention(nnx.Module):
     """Multi-head self-attention; both modalities share it."""
 
     def __init__(self, config: IVTConfig, *, rngs: nnx.Rngs):
-        self.heads = config.heads
+        self.heads, self.kernel = config.heads, config.attention
         self.qkv = _linear(config, config.width, 3 * config.width, rngs)
         self.projection = _linear(config, config.width, config.width, rngs)
 
     def __call__(self, tokens, mask, *, queries: int | None = None):
-        """(B, T, D), keys to attend to (B, T) bool or None -> (B, T or queries, D)."""
+        """(B, T, D), keys to attend to as `attend` takes them -> (B, T or queries, D)."""
         (kernel, bias), width = _parameters(self.qkv), tokens.shape[-1]
         split = "b t (s h d) -> s b h t d"
         if queries is None:
@@ -121,7 +126,7 @@ class Attention(nnx.Module):
             rest = dense(tokens, kernel[:, width:], bias[width:])
             (query,) = einops.rearrange(first, split, s=1, h=self.heads)
             key, value = apart(einops.rearrange(rest, split, s=2, h=self.heads))
-        mixed = attend(query, key, value, mask)  # (B, H, T, D/H)
+        mixed = attend(query, key, value, mask, kernel=self.kernel)  # (B, H, T, D/H)
         mixed = einops.rearrange(mixed, "b h q d -> b q (h d)")
         return dense(mixed, *_parameters(self.projection))
 
@@ -151,7 +156,7 @@ class Block(nnx.Module):
         self.mlp_text = Mlp(config, rngs=rngs)
 
     def __call__(
-        self, tokens, mask, *, modality: str, key=None, drop_rate=0.0, queries=None, views=Views()
+        self, tokens, mask, *, modality: str, key=None, drop_rate=0.0, queries=None, views=_ALL
     ):
         """(B, T, D) -> (B, T or queries, D); a branch is dropped for a sample at `drop_rate`."""
         keys = (None, None) if key is None else jax.random.split(key)
@@ -215,7 +220,7 @@ class IVT(nnx.Module):
         windows = einops.rearrange(images, "b (y p) (x q) c -> b (y x) (p q c)", p=size, q=size)
         return dense(windows, kernel, bias)
 
-    def embed_text(self, token_ids, *, key=None, views: Views = Views()) -> jax.Array:
+    def embed_text(self, token_ids, *, key=None, views: Views = _ALL) -> jax.Array:
         """Token ids (B, L) int -> tokens (B, L, D); the text's class token is its [CLS] word.
 
         Word, position and type (row 0) tables are added, normalised (epsilon 1e-12) and dropped
@@ -241,7 +246,7 @@ class IVT(nnx.Module):
 
         Args:
           tokens: (B, T, D) from `embed_image` or `embed_text`, possibly with tokens dropped.
-          mask: (B, T) bool, the tokens that may be attended to; None = all.
+          mask: the tokens that may be attended to, as `attend` takes it; None = all.
           modality: "image" | "text", which MLP the blocks use.
           key: randomness of stochastic depth; None = deterministic.
           output: "class" -> features (B, D); "tokens" -> all tokens (B, T, D). Float32 both.
@@ -372,7 +377,7 @@ def _norm(config: IVTConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
     )
 
 
-def _drop_path(branch, key, rate, views: Views = Views()):
+def _drop_path(branch, key, rate, views: Views = _ALL):
     """Zeroes a residual branch for whole samples and scales the others up (stochastic depth)."""
     if key is None:
         return branch

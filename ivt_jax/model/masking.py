@@ -10,7 +10,6 @@ import numpy as np
 
 from ivt_jax.model.products import dot
 
-
 STRATEGIES = ("drop", "official", "none")
 DRAWS = ("sample", "batch")
 
