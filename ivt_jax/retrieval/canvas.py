@@ -183,7 +183,7 @@ class _Painter:
         fill = self.colors.get(shape.color, shape.color) if hasattr(shape, "color") else ""
         match shape:
             case Text(at, text, size, _, anchor, bold):
-                letters, stroke = font(size * self.finer), 0.3 * self.finer if bold else 0
+                letters, stroke = font(size * self.finer), 0.2 * self.finer if bold else 0
                 where = self._scaled(at)
                 self.draw.text(where, plain(text), fill, letters, anchor, stroke_width=stroke)
             case Line(points, _, width):

@@ -251,21 +251,28 @@ def draw_results(
     *,
     size: Point,
     gap: float,
-    frame: float,
+    frame: float | Mapping[bool | None, float],
     letters: float,
+    decimals: int = 3,
 ) -> None:
-    """Framed photos side by side, marks in their corners, rank and score below, `letters` high."""
+    """Framed photos side by side, marks in their corners, rank and score below, `letters` high.
+
+    `frame` is the width of all frames, or match -> width.
+    """
     top, radius = at[1], max(6.0, 0.13 * size[0])
     for i, result in enumerate(results):
         x = at[0] + i * (size[0] + gap)
         canvas.rectangle((x, top), size, _FRAMES[result.match])
-        inner = (size[0] - 2 * frame, size[1] - 2 * frame)
-        canvas.photo(result.image, (x + frame, top + frame), inner)
+        wide = frame[result.match] if isinstance(frame, Mapping) else frame
+        inner = (size[0] - 2 * wide, size[1] - 2 * wide)
+        canvas.photo(result.image, (x + wide, top + wide), inner)
         if result.match is not None:
             canvas.badge((x + size[0] - radius - 1, top + radius + 1), radius, result.match)
         note = top + size[1] + 6
         canvas.text((x, note), str(i + 1), letters, "muted")
-        canvas.text((x + size[0], note), f"{result.score:.3f}", letters, "ink", anchor="ra")
+        canvas.text(
+            (x + size[0], note), f"{result.score:.{decimals}f}", letters, "ink", anchor="ra"
+        )
 
 
 def _draw_series(canvas: Canvas, axes: Axes, series: _Series) -> None:

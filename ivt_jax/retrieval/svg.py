@@ -69,7 +69,7 @@ def _text(shape: Text, color: str) -> str:
     ascent, descent = font(shape.size * 8).getmetrics()  # type: ignore[union-attr]
     down = {"a": ascent, "m": (ascent - descent) / 2, "s": 0.0}[shape.anchor[1]] / 8
     paint = _paint(fill=color, stroke=color) if shape.bold else _fill(color)
-    weight = ' stroke-width="0.5"' if shape.bold else ""
+    weight = ' stroke-width="0.4"' if shape.bold else ""
     # Another font than Pillow's must not reach beyond the place that was measured.
     width, written = font(shape.size * 8).getlength(plain(shape.text)) / 8, _printable(shape.text)
     fitted = f' textLength="{_n(width)}" lengthAdjust="spacingAndGlyphs"' * written.isascii()
