@@ -14,7 +14,7 @@ from ivt_jax.reporting.numbers import (
     worst_queries,
 )
 from ivt_jax.reporting.photos import TOP, WORDS, Heat, Ranking, WordHeat
-from ivt_jax.reporting.scored import Scored
+from ivt_jax.reporting.scored import Scored, records_of
 from ivt_jax.retrieval.explain import WordMaps, word_maps
 
 SENTENCES, WORDED = 6, 4  # pairs in the sheets of maps
@@ -133,11 +133,11 @@ def _sentences(runs, chosen, pairs, explained) -> Figure:
             }
         )
     note = (
-        f"{len(chosen)} captions drawn at random (seed {SEED}) with the photos they describe. Lit "
-        "is a patch without which the score falls, each map up to its own warmest patch; dark is "
-        "what changes nothing or raises it."
+        f"{len(chosen)} captions drawn at random (seed {SEED}) with the photos they describe. "
+        "Warm is a patch without which the score falls; grey is one that changes nothing or "
+        "lowers it."
     )
-    told = "Photos with the caption beside them and a map of light over them."
+    told = "Photos, each with its caption and maps of the patches that the score rests on."
     canvas = photos.heat_sheet(heats, title=title, note=note)
     return Figure("sentences", title, note, told, canvas, numbers={"pairs": numbers})
 
@@ -145,10 +145,11 @@ def _sentences(runs, chosen, pairs, explained) -> Figure:
 def _words(ours: Scored, chosen, pairs, explained) -> Figure:
     title = f"Where {ours.name} sees each word"
     heats, numbers = [], []
-    for query, (image, caption), (found, *_) in list(zip(chosen, pairs, explained, strict=True))[
-        :WORDED
-    ]:
-        kept = sorted(np.argsort(-np.abs(found.word_scores), kind="stable")[:WORDS].tolist())
+    _, words_of = records_of(ours)
+    rows = zip(chosen[:WORDED], pairs, explained, strict=False)
+    for query, (image, caption), (found, *_) in rows:
+        stored = set(words_of[query])
+        kept = _weighty(found, stored)
         shown = [(found.words[i], found.maps[i], float(found.word_scores[i])) for i in kept]
         heats.append(WordHeat(image, caption, found.score, shown))
         words = [
@@ -158,10 +159,10 @@ def _words(ours: Scored, chosen, pairs, explained) -> Figure:
         query = int(ours.queries[query])
         numbers.append({"query": query, "caption": caption, "score": found.score, "words": words})
     note = (
-        f"{len(heats)} captions drawn at random (seed {SEED}), the {WORDS} words of each that "
-        "change its score most, in their order. Lit is where the meaning of a word and its "
-        "neighbours is lost with the patch; one scale for the words of a row. Numbers: what the "
-        "cosine of photo and sentence loses without the word."
+        f"{len(heats)} captions drawn at random (seed {SEED}), and the {WORDS} nouns and "
+        "adjectives of each that change its score most, in their order. Warm is where the meaning "
+        "of a word and its neighbours is lost with the patch. Numbers: the cosine of photo and "
+        "sentence, and what it loses without the word."
     )
     told = " ".join(
         f'"{one["caption"]}": ' + ", ".join(f"{w['word']} {w['adds']:+.3f}" for w in one["words"])
@@ -169,6 +170,14 @@ def _words(ours: Scored, chosen, pairs, explained) -> Figure:
     )
     canvas = photos.word_sheet(heats, title=title, note=note)
     return Figure("words", title, note, told, canvas, numbers={"pairs": numbers})
+
+
+def _weighty(found: WordMaps, stored: set[str]) -> list[int]:
+    """The words that change the score most, in their order; of the stored ones, if any is."""
+    known = [i for i, word in enumerate(found.words) if word.lower() in stored]
+    scores = np.abs(found.word_scores)
+    order = sorted(known or range(len(scores)), key=lambda i: (-scores[i], i))
+    return sorted(order[:WORDS])
 
 
 def _rounded(values: np.ndarray) -> list:
