@@ -49,7 +49,7 @@ def ranking_sheet(rankings: Sequence[Ranking], *, title: str, note: str) -> Canv
     """Queries with the true photo first, then the best TOP photos of every run."""
     canvas, y = begin(title)
     width = (WIDTH - 2 * MARGIN - 18 - TOP * _GAP) // (TOP + 1)
-    size = (width, round(2.3 * width))
+    size = (width, round(2.4 * width))
     left = MARGIN + width + 18 + _GAP
     for ranking in rankings:
         y = paragraph(canvas, (MARGIN, y), ranking.rows[0].caption, WIDTH - 2 * MARGIN, lines=4) + 6

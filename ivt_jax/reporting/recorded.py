@@ -36,8 +36,7 @@ class Record:
     @property
     def stage(self) -> str:
         """ "pretrain" or "finetune", by what it was trained on."""
-        names = set(self.config.data.mixture)
-        return "pretrain" if names <= set(CAPTION_CORPORA) else "finetune"
+        return stage_of(self.config)
 
     @property
     def reached(self) -> int:
@@ -74,6 +73,11 @@ def read_record(run: Path) -> Record:
         total=total_steps(config),
         goodput=read_goodput(run) if (run / GOODPUT).is_file() else [],
     )
+
+
+def stage_of(config: ConfigDict) -> str:
+    """ "pretrain" or "finetune", by what a configuration trains on."""
+    return "pretrain" if set(config.data.mixture) <= set(CAPTION_CORPORA) else "finetune"
 
 
 def complete(stored: ConfigDict) -> tuple[ConfigDict, list[str]]:

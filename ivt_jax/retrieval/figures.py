@@ -140,8 +140,7 @@ def timeline(
     title: str,
     x_label: str,
     width: int = 1000,
-    theme: str = "light",
-) -> Image.Image:
+) -> Canvas:
     """Draws what happened when: a bar a row, cut into coloured spans.
 
     Args:
@@ -150,10 +149,9 @@ def timeline(
         title: above the chart.
         x_label: below the time axis, with its unit.
         width: of the picture in pixels; the height follows.
-        theme: "light" or "dark".
 
     Raises:
-        ValueError: no span at all, or an unknown theme.
+        ValueError: no span at all.
     """
     times = [time for _, spans in rows for start, end, _ in spans for time in (start, end)]
     if not times:
@@ -179,7 +177,8 @@ def timeline(
             canvas.rectangle((x, y), (max(axes.x(end) - x, 0.5), 32), colors[kind])
     draw_x_axis(canvas, axes)
     canvas.text(((left + width - 28) / 2, bottom + 40), x_label, 15, "muted", anchor="ma")
-    return canvas.finish(theme)
+    canvas.body = (66, canvas.height)
+    return canvas
 
 
 _LEGEND_WIDTH = 150  # pixels a kind

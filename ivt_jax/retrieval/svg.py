@@ -19,14 +19,16 @@ def to_svg(canvas: Canvas, *, theme: str, title: str, description: str) -> str:
     Args:
         canvas: the picture.
         theme: "light" or "dark" of THEMES, or "page": colours are the custom properties
-            `--background`, `--ink` and so on of the HTML page that holds it.
+            `--background`, `--ink` and so on of the HTML page that holds it, whose own text has
+            title and note, so that the body of the canvas is shown alone.
         title: its name.
         description: what a reader who cannot see it is told.
     """
     known = THEMES["light"]
     colors = {name: f"var(--{name})" for name in known} if theme == "page" else THEMES[theme]
-    width, height = canvas.width, round(canvas.height)
-    size = f'viewBox="0 0 {width} {height}"' + f' width="{width}" height="{height}"'
+    top, bottom = canvas.body if theme == "page" else (0, canvas.height)
+    width, height = _n(canvas.width), _n(bottom - top)
+    size = f'viewBox="0 {_n(top)} {width} {height}" width="{width}" height="{height}"'
     told = f"{title}. {description}" if description else title
     head = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" '
@@ -35,7 +37,8 @@ def to_svg(canvas: Canvas, *, theme: str, title: str, description: str) -> str:
     if theme != "page":
         head.append(f"<title>{escape(_printable(title))}</title>")
         head.append(f"<desc>{escape(_printable(description))}</desc>")
-    head.append(f'<rect width="{width}" height="{height}" {_fill(colors["background"])}/>')
+    behind = f'y="{_n(top)}" width="{width}" height="{height}"'
+    head.append(f"<rect {behind} {_fill(colors['background'])}/>")
     return "\n".join([*head, *(_written(shape, colors) for shape in canvas.shapes), "</svg>"])
 
 
