@@ -19,12 +19,12 @@ h1 { font-size: 30px; line-height: 1.2; letter-spacing: -.015em; margin: 0 0 8px
 h2 { font-size: 21px; line-height: 1.3; letter-spacing: -.01em; margin: 56px 0 12px;
   padding-top: 20px; border-top: 1px solid var(--rule); }
 h3 { font-size: 16px; margin: 32px 0 8px; }
-p, ul, dl { margin: 0 0 14px; }
+p, ul, dl { margin: 0 0 14px; overflow-wrap: anywhere; }
 .lead { color: var(--muted); font-size: 17px; }
 .muted, figcaption { color: var(--muted); font-size: 14px; }
-.chip { display: inline-block; font-size: 14px; font-weight: 600; padding: 3px 12px;
-  border-radius: 99px; border: 1px solid currentColor; margin-bottom: 16px; }
-.chip.done { color: var(--right); } .chip.open { color: var(--wrong); }
+.chip::before { content: ""; display: inline-block; width: 10px; height: 10px; margin-right: 8px;
+  border-radius: 5px; background: var(--wrong); }
+.chip.done::before { background: var(--right); }
 nav ul { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: 4px 18px;
   font-size: 15px; margin-top: 20px; }
 a { color: var(--series0); text-underline-offset: 3px; }
@@ -51,7 +51,7 @@ figure svg { display: block; width: 100%; min-width: 600px; height: auto; }
 figcaption { margin-top: 6px; }
 code, pre { font: 13.5px/1.6 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 pre { background: var(--panel); border-radius: 10px; padding: 14px 16px; margin: 0 0 14px;
-  white-space: pre-wrap; overflow-wrap: anywhere; }
+  overflow-x: auto; }
 td code { overflow-wrap: anywhere; }
 details { margin: 0 0 14px; }
 summary { cursor: pointer; color: var(--series0); font-size: 15px; padding: 2px 0 8px; }
@@ -68,6 +68,7 @@ footer { color: var(--muted); font-size: 14px; padding-top: 24px; padding-bottom
   .wide { overflow: visible; } figure svg { min-width: 0; max-width: 169mm; }
   .scores div, pre { border: 1px solid var(--rule); }
   h2, h3 { break-after: avoid; } tr, .scores { break-inside: avoid; }
+  pre { white-space: pre-wrap; overflow-wrap: anywhere; }
   details::details-content { content-visibility: visible; height: auto; }
   @page { margin: 18mm 20mm; }
 }
@@ -150,7 +151,7 @@ def folded(name: str, inside: str) -> str:
 
 def listing(lines: Sequence[str]) -> str:
     """Commands, to be copied."""
-    return f"<pre><code>{text(chr(10).join(lines))}</code></pre>"
+    return f'<pre tabindex="0"><code>{text(chr(10).join(lines))}</code></pre>'
 
 
 def listed(items: Sequence[str]) -> str:

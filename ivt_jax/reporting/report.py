@@ -67,7 +67,7 @@ def report_page(gathered: Gathered) -> str:
 def _introduction(record: Record) -> str:
     config = record.config
     state = "done" if record.finished else "open"
-    word = "finished" if record.finished else "not finished"
+    word, _, rest = record.standing.partition(": ")
     stage = "Pre-training" if record.stage == "pretrain" else "Fine-tuning"
     mixture = ", ".join(f"{data} (weight {w:g})" for data, w in config.data.mixture.items())
     start = config.init.run or " and ".join(filter(None, (config.init.vit, config.init.bert)))
@@ -87,8 +87,7 @@ def _introduction(record: Record) -> str:
     return "\n".join(
         [
             html.paragraph(words, kind="lead"),
-            f'<p class="chip {state}">{word}</p>',
-            html.paragraph(record.standing),
+            f'<p class="chip {state}"><strong>{word}:</strong> {html.text(rest)}</p>',
             html.paragraph(note, kind="muted") if drawn else "",
             f'<nav aria-label="Parts of the report"><ul>{links}</ul></nav>',
         ]

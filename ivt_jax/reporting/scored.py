@@ -106,7 +106,7 @@ def records_of(scored: Scored) -> tuple[list[dict], list[list[str]]]:
         for record in source.read(range(start, min(start + CHUNK, len(source)))):
             notes.append(_note(record["annotation"]))
             stored = record["words"] or [""] * len(record["captions"])
-            words += [one.split() for one in stored]
+            words += [one.split(", ") if one else [] for one in stored]
     told = all("attributes" in note and "mentioned" in note for note in notes)
     return (notes if told else []), [words[query] for query in scored.queries]
 

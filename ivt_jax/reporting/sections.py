@@ -164,9 +164,12 @@ def reproduction_section(record: Record) -> str:
     for made_by in dict.fromkeys(PREPARED_BY.get(name, name) for name in names):
         source = "" if made_by == "synthetic" else " --source=... --vocabulary=..."
         lines.append(f"python -m ivt_jax prepare {made_by}{source} --out={shlex.quote(directory)}")
+    made = {str(path): f"{path}-again" for path, _, _ in history}
     for path, config, stage in history:
-        lines.append(training_command(config, stage=stage, workdir=f"{path}-again"))
-    again = shlex.quote(f"{record.path}-again")
+        start = made.get(config.init.run, config.init.run)
+        again = training_command(config, stage=stage, workdir=made[str(path)], start=start)
+        lines.append(again)
+    again = shlex.quote(made[str(record.path)])
     if record.config.evaluation.dataset:
         lines.append(f"python -m ivt_jax evaluate --run={again}")
     lines.append(f"python -m ivt_jax report {again}")
@@ -188,17 +191,17 @@ def reproduction_section(record: Record) -> str:
     return html.section("reproduce", "How to reproduce it", *parts)
 
 
-def training_command(config: ConfigDict, *, stage: str, workdir: str) -> str:
-    """The command line of a training with exactly these values."""
+def training_command(config: ConfigDict, *, stage: str, workdir: str, start: str) -> str:
+    """The command line of a training with exactly these values but init.run, which is `start`."""
     defaults = leaves(base.get_config())
     options = [
         f"--config.{field}={_as_typed(value)}"
-        for field, value in leaves(config).items()
+        for field, value in (leaves(config) | {"init.run": start}).items()
         if value != defaults[field]
     ]
     words = [f"--workdir={workdir}", *options]
-    start = f"python -m {stage}.main --config=configs/base.py"
-    return " \\\n  ".join([start, *map(shlex.quote, words)])
+    command = f"python -m {stage}.main --config=configs/base.py"
+    return " \\\n  ".join([command, *map(shlex.quote, words)])
 
 
 def _as_typed(value: Any) -> str:

@@ -21,7 +21,7 @@ def begin(title: str) -> tuple[Canvas, float]:
 
 def end(canvas: Canvas, y: float, note: str) -> Canvas:
     """Writes the note at the foot; the sheet ends below it."""
-    canvas.body = (38, y)
+    canvas.body = (MARGIN - 2, 38, WIDTH - 2 * MARGIN + 4, y - 44)
     y = paragraph(canvas, (MARGIN, y), note, WIDTH - 2 * MARGIN, size=SMALL, color="muted")
     canvas.height = round(y + 12)
     return canvas

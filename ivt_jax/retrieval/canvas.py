@@ -99,7 +99,7 @@ class Canvas:
 
     def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height
-        self.body: Point = (0, height)  # from row to row: what is not title or note
+        self.body = (0.0, 0.0, float(width), float(height))  # the box without title and note
         self.shapes: list[Text | Line | Rectangle | Disc | Photo] = []
 
     def finish(self, theme: str, *, scale: int = 1) -> Image.Image:

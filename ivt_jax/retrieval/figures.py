@@ -177,7 +177,7 @@ def timeline(
             canvas.rectangle((x, y), (max(axes.x(end) - x, 0.5), 32), colors[kind])
     draw_x_axis(canvas, axes)
     canvas.text(((left + width - 28) / 2, bottom + 40), x_label, 15, "muted", anchor="ma")
-    canvas.body = (66, canvas.height)
+    canvas.body = (26, 66, width - 52, canvas.height - 66)
     return canvas
 
 

@@ -26,9 +26,9 @@ def to_svg(canvas: Canvas, *, theme: str, title: str, description: str) -> str:
     """
     known = THEMES["light"]
     colors = {name: f"var(--{name})" for name in known} if theme == "page" else THEMES[theme]
-    top, bottom = canvas.body if theme == "page" else (0, canvas.height)
-    width, height = _n(canvas.width), _n(bottom - top)
-    size = f'viewBox="0 {_n(top)} {width} {height}" width="{width}" height="{height}"'
+    box = canvas.body if theme == "page" else (0, 0, canvas.width, canvas.height)
+    left, top, width, height = map(_n, box)
+    size = f'viewBox="{left} {top} {width} {height}" width="{width}" height="{height}"'
     told = f"{title}. {description}" if description else title
     head = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" '
@@ -37,7 +37,7 @@ def to_svg(canvas: Canvas, *, theme: str, title: str, description: str) -> str:
     if theme != "page":
         head.append(f"<title>{escape(_printable(title))}</title>")
         head.append(f"<desc>{escape(_printable(description))}</desc>")
-    behind = f'y="{_n(top)}" width="{width}" height="{height}"'
+    behind = f'x="{left}" y="{top}" width="{width}" height="{height}"'
     head.append(f"<rect {behind} {_fill(colors['background'])}/>")
     return "\n".join([*head, *(_written(shape, colors) for shape in canvas.shapes), "</svg>"])
 
