@@ -1,6 +1,7 @@
 """The charts of a run: training curves, R@k, where errors come from, R1 against masking."""
 
 from collections.abc import Mapping, Sequence
+from statistics import mean
 
 from ivt_jax.reporting.numbers import thinned
 from ivt_jax.reporting.sheet import (
@@ -154,12 +155,26 @@ def _draw_bars(canvas: Canvas, axes: Axes, middle: float, found: Sequence[dict])
 
 
 def masking_chart(points: Sequence[dict], *, title: str, note: str) -> Canvas:
-    """R1 and mAP of runs over their share of masked tokens; `points`: "ratio", "run", scores."""
+    """R1 and mAP of runs over their share of masked tokens, a line through the means of a share.
+
+    `points` have "ratio", "R1" and "mAP".
+    """
     canvas, top = begin(title)
-    ordered = sorted(points, key=lambda point: point["ratio"])
-    ratios = [point["ratio"] for point in ordered]
-    series = {name: (ratios, [point[name] for point in ordered]) for name in ("R1", "mAP")}
-    place = (MARGIN, top, WIDTH - 2 * MARGIN, 310)
-    label = "share of tokens masked in training"
-    line_chart(canvas, place, series, title="R1, mAP (percent)", x_label=label, marks=True)
+    ratios = sorted({point["ratio"] for point in points})
+    series = {
+        name: (ratios, [mean([p[name] for p in points if p["ratio"] == r]) for r in ratios])
+        for name in ("R1", "mAP")
+    }
+    axes = line_chart(
+        canvas,
+        (MARGIN, top, WIDTH - 2 * MARGIN, 310),
+        series,
+        title="R1, mAP (percent)",
+        x_label="share of tokens masked in training",
+        x_range=(0, max(ratios)),
+        y_values=[point[name] for name in series for point in points],
+    )
+    for name, color in zip(series, SERIES, strict=False):
+        for point in points:
+            canvas.disc((axes.x(point["ratio"]), axes.y(point[name])), 4, color)
     return end(canvas, top + 324, note)

@@ -156,7 +156,7 @@ def masking(runs: Sequence[Scored]) -> Figure:
         )
         return Figure(name, title, missing=reason, numbers={"points": points})
     others = _other_fields(records)
-    note = f"{_split(runs[0])}; a point is one finished run. "
+    note = f"{_split(runs[0])}; a point is one finished run, the lines join means. "
     note += (
         f"The runs also differ in {', '.join(others)}, so masking is not the only cause."
         if others

@@ -50,8 +50,9 @@ def line_chart(
     title: str,
     x_label: str,
     x_range: tuple[float, float] | None = None,
+    y_values: Sequence[float] = (),
     marks: bool = False,
-) -> None:
+) -> Axes:
     """Draws lines into a box; a wide one names them at their ends, a narrow one above.
 
     Args:
@@ -60,10 +61,15 @@ def line_chart(
         title: what is shown, with its unit.
         x_label: below the axis.
         x_range: first and last value there; None = those of the lines.
+        y_values: more values that the other axis has to hold.
         marks: whether each point is marked.
+
+    Returns:
+        The axes, to draw more on them.
     """
     left, top, width, height = box
     values = [y for _, ys in series.values() for y in ys if y is not None]
+    values += y_values
     places = [x for xs, _ in series.values() for x in xs]
     canvas.text((left, top), title, BODY, "ink", bold=True)
     several, wide = len(series) > 1, width > 400
@@ -85,6 +91,7 @@ def line_chart(
         _draw_line(canvas, axes, xs, ys, color, marks)
     if several:
         (_name_ends if wide else _name_above)(canvas, axes, series, left, top + 20)
+    return axes
 
 
 def _draw_line(canvas: Canvas, axes: Axes, xs, ys, color: str, marks: bool) -> None:
