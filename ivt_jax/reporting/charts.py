@@ -78,8 +78,7 @@ def recall_chart(curves: Mapping[str, Mapping], *, title: str, note: str) -> Can
 def groups_chart(
     tables: Mapping[str, Sequence[tuple[str, Sequence[dict]]]],
     *,
-    runs: Sequence[str],
-    overall: Sequence[float],
+    overall: Mapping[str, float],
     title: str,
     note: str,
 ) -> Canvas:
@@ -88,20 +87,19 @@ def groups_chart(
     Args:
         tables: heading -> rows of a name and what `group` gives for each run; rows that have
             "other_value" get bars of it at the right.
-        runs: their names.
-        overall: R1 of all captions, a line for each run.
+        overall: name of a run -> R1 of all captions, a line each.
         title, note: above and below.
     """
     canvas, y = begin(title)
-    if len(runs) > 1:
+    if len(overall) > 1:
         x = float(MARGIN)
-        for name, color in zip(runs, SERIES, strict=False):
+        for name, color in zip(overall, SERIES, strict=False):
             canvas.disc((x + 5, y + 7), 4, color)
             canvas.text((x + 14, y + 7), name, SMALL, "ink", anchor="lm")
             x += 30 + canvas.text_width(name, SMALL)
         y += 24
     for heading, rows in tables.items():
-        y = _draw_table(canvas, y, heading, rows, overall)
+        y = _draw_table(canvas, y, heading, rows, list(overall.values()))
     return end(canvas, y, note)
 
 

@@ -18,6 +18,8 @@ from ivt_jax.reporting.scored import Scored, records_of
 from ivt_jax.retrieval.explain import WordMaps, word_maps
 
 SENTENCES, WORDED = 6, 4  # pairs in the sheets of maps
+RANDOM = 4  # captions drawn for rankings
+ROWS = 4  # of photos on a sheet: as much as a page of A4 holds
 _FRAMES = (
     "Green frames with a check mark: photos of the person described; red frames with a cross: of "
     "others. Below each photo: rank and cosine."
@@ -31,25 +33,39 @@ def rankings(runs: Sequence[Scored]) -> list[Figure]:
         runs: ours, and after it the base, if any.
     """
     ours, total = runs[0], len(runs[0].queries)
-    many = 3 if len(runs) > 1 else 6
-    drawn = f"{many} of {total:,} captions, drawn at random (seed {SEED}), whatever they show"
-    chosen = random_queries(total, many)
-    found = [_sheet(runs, "ranking-random", "Rankings of captions drawn at random", chosen, drawn)]
+    drawn = f"{RANDOM} of {total:,} captions, drawn at random (seed {SEED}), whatever they show"
+    title = "Rankings of captions drawn at random"
+    found = _sheets(runs, "ranking-random", title, random_queries(total, RANDOM), drawn)
     if len(runs) == 1:
-        worst = worst_queries(ours.first, many)
+        worst = worst_queries(ours.first, ROWS)
         why = f"The captions, of all {total:,}, whose first right photo comes last"
-        title = "Rankings of the hardest captions"
-        return [*found, _sheet(runs, "ranking-worst", title, worst, why)]
+        return found + _sheets(
+            runs, "ranking-worst", "Rankings of the hardest captions", worst, why
+        )
     base = runs[1]
     for name, better, worse in (("better", ours, base), ("worse", base, ours)):
-        chosen = differing_queries(better.first, worse.first, many)
+        chosen = differing_queries(better.first, worse.first, ROWS // 2)
         title = f"Where {better.name} beats {worse.name} most"
         why = (
             f"The captions, of all {total:,}, with the largest difference of 1 / rank of the first "
             f"right photo in favour of {better.name}"
         )
-        found.append(_sheet(runs, f"ranking-{name}", title, chosen, why))
+        found += _sheets(runs, f"ranking-{name}", title, chosen, why)
     return found
+
+
+def _sheets(
+    runs: Sequence[Scored], name: str, title: str, chosen: list[int], why: str
+) -> list[Figure]:
+    """As many sheets as it takes, none longer than a page."""
+    each = ROWS // len(runs)
+    parts = [chosen[start : start + each] for start in range(0, len(chosen), each)] or [[]]
+    if len(parts) == 1:
+        return [_sheet(runs, name, title, chosen, why)]
+    return [
+        _sheet(runs, f"{name}-{i}", f"{title}, {i} of {len(parts)}", part, why)
+        for i, part in enumerate(parts, 1)
+    ]
 
 
 def _sheet(runs: Sequence[Scored], name: str, title: str, chosen: list[int], why: str) -> Figure:

@@ -90,7 +90,7 @@ def _figures(record: Record, runs: list[Scored], why: str, *, base: Path | None)
         return [training, *(absent(name, title, why) for name, title in _SCORED.items())]
     shown = runs[:2] if base else runs[:1]
     pairs = min(examples.SENTENCES, len(runs[0].queries))
-    with shown_on(sys.stderr, what="pairs explained")(0, pairs) as done:
+    with shown_on(sys.stderr, what="pairs", did="explained")(0, pairs) as done:
         maps = examples.maps(shown, done=done)
     return [
         training,

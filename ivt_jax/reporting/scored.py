@@ -66,7 +66,7 @@ def score_run(run: Path, split: Split, *, name: str, step: int | None = None) ->
         dataset=split.dataset,
         split=split.split,
         unmatched=split.unmatched,
-        show=shown_on(sys.stderr, what=f"photos of {split}, {name}"),
+        show=shown_on(sys.stderr, what=f"photos of {split}", did=f"encoded by {name}"),
     )
     encoded = evaluation.encoded
     sides = encoded.text_embeddings, encoded.image_embeddings

@@ -76,60 +76,56 @@ def errors(runs: Sequence[Scored]) -> Figure:
     """R1 of kinds of captions: by attribute for drawn people, otherwise by length and words."""
     title, ours = "Where errors come from", runs[0]
     notes, words = records_of(ours)
-    overall = [100 * float(run.hits.mean()) for run in runs]
-    if notes:
-        told = caption_numbers(ours)
-        tables = [by_attribute(notes, told, hits=run.hits, photos=run.nearest) for run in runs]
-        numbers = {"by_attribute": _by_run(runs, tables)}
-        rows = {"Captions that tell of": _joined(tables, "attribute")}
-        note = (
-            "Bars: of the captions that tell an attribute, the share whose first photo shows a "
-            "person with another value of it. Captions tell several attributes, so rows overlap."
-        )
-    else:
-        captions = [ours.evaluation.encoded.captions[query] for query in ours.queries]
-        lengths = [by_length(captions, run.hits) for run in runs]
-        tables = [by_word(words, run.hits) for run in runs]
-        numbers = {"by_length": _by_run(runs, lengths), "by_word": _by_run(runs, tables)}
-        rows = {"Captions of so many words": _joined(lengths, "least", "most")}
-        if tables[0]:
-            rows["Captions with the word"] = _joined(tables, "word")
-        note = "Words: the nouns and adjectives that most captions have."
+    numbers = _attributes(runs, notes) if notes else _lengths_and_words(runs, words)
+    names = {"by_attribute": "Captions that tell of", "by_length": "Captions of so many words"}
+    names["by_word"] = "Captions with the word"
+    rows = {names[kind]: _joined(list(found.values())) for kind, found in numbers.items()}
     if not all(rows.values()):
         return absent("errors", title, "the split has too few captions to sort them into kinds")
+    kind = (
+        "Bars: of the captions that tell an attribute, the share whose first photo shows a person "
+        "with another value of it. Captions tell several attributes, so rows overlap."
+        if notes
+        else "Words: the nouns and adjectives that most captions have."
+    )
     note = (
         f"{_split(ours)}. Dots: R1 with its 95 % interval (Wilson, captions taken as "
-        f"independent); thin lines: R1 of all {len(ours.first):,} captions. {note}"
+        f"independent); thin lines: R1 of all {len(ours.first):,} captions. {kind}"
     )
-    told = (
-        "R1 of kinds of captions of "
-        + ours.name
-        + ": "
-        + "; ".join(
-            f"{name} {found[0]['R1']:.1f} of {found[0]['captions']}"
-            for table in rows.values()
-            for name, found in table
-        )
+    told = "; ".join(
+        f"{name} {found[0]['R1']:.1f} of {found[0]['captions']}"
+        for table in rows.values()
+        for name, found in table
     )
-    names = [run.name for run in runs]
-    canvas = charts.groups_chart(rows, runs=names, overall=overall, title=title, note=note)
-    numbers["overall"] = dict(zip(names, overall, strict=True))
-    return Figure("errors", title, note, told, canvas, numbers=numbers)
+    told = f"R1 of kinds of captions of {ours.name}: {told}"
+    overall = {run.name: 100 * float(run.hits.mean()) for run in runs}
+    canvas = charts.groups_chart(rows, overall=overall, title=title, note=note)
+    return Figure("errors", title, note, told, canvas, numbers=numbers | {"overall": overall})
 
 
-def _by_run(runs: Sequence[Scored], tables: Sequence[list]) -> dict[str, list]:
-    return {run.name: table for run, table in zip(runs, tables, strict=True)}
+def _attributes(runs: Sequence[Scored], notes: list[dict]) -> dict[str, dict]:
+    told = caption_numbers(runs[0])
+    found = {r.name: by_attribute(notes, told, hits=r.hits, photos=r.nearest) for r in runs}
+    return {"by_attribute": found}
 
 
-def _joined(tables: Sequence[list[dict]], *keys: str) -> list[tuple[str, list[dict]]]:
+def _lengths_and_words(runs: Sequence[Scored], words: list[list[str]]) -> dict[str, dict]:
+    captions = [runs[0].evaluation.encoded.captions[query] for query in runs[0].queries]
+    found = {"by_length": {run.name: by_length(captions, run.hits) for run in runs}}
+    tables = {run.name: by_word(words, run.hits) for run in runs}
+    return found | ({"by_word": tables} if tables[runs[0].name] else {})
+
+
+def _joined(tables: Sequence[list[dict]]) -> list[tuple[str, list[dict]]]:
     """Rows of the same kind of all runs, in the order of the first run."""
 
     def name(row: dict) -> str:
-        values = dict.fromkeys(str(row[key]) for key in keys)
-        return " to ".join(values).replace("_", " ")
+        if "least" in row:
+            return " to ".join(dict.fromkeys((str(row["least"]), str(row["most"]))))
+        return (row.get("attribute") or row["word"]).replace("_", " ")
 
-    rest = [{name(row): row for row in table} for table in tables]
-    return [(name(row), [rows[name(row)] for rows in rest]) for row in tables[0]]
+    named = [{name(row): row for row in table} for table in tables]
+    return [(name(row), [rows[name(row)] for rows in named]) for row in tables[0]]
 
 
 def masking(runs: Sequence[Scored]) -> Figure:

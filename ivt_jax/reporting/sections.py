@@ -166,8 +166,10 @@ def reproduction_section(record: Record) -> str:
         lines.append(f"python -m ivt_jax prepare {made_by}{source} --out={shlex.quote(directory)}")
     made = {str(path): f"{path}-again" for path, _, _ in history}
     for path, config, stage in history:
-        start = made.get(config.init.run, config.init.run)
-        again = training_command(config, stage=stage, workdir=made[str(path)], start=start)
+        start = str(config.init.run)
+        again = training_command(
+            config, stage=stage, workdir=made[str(path)], start=made.get(start, start)
+        )
         lines.append(again)
     again = shlex.quote(made[str(record.path)])
     if record.config.evaluation.dataset:

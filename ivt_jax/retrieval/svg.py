@@ -43,7 +43,8 @@ def to_svg(canvas: Canvas, *, theme: str, title: str, description: str) -> str:
 
 
 def _written(shape, colors: dict[str, str]) -> str:
-    color = colors.get(shape.color, shape.color) if hasattr(shape, "color") else ""
+    named: str = getattr(shape, "color", "")  # photos have none
+    color = colors.get(named, named)
     match shape:
         case Text():
             return _text(shape, color)
