@@ -14,13 +14,16 @@ STEPS = 7  # the checkpoint of write_run
 
 
 def write_hostile_people(folder: Path, *, identities: int) -> Path:
-    """synthetic_people with a test split whose captions would be HTML."""
-    people = [dict(record) for record in synthetic.people_records("test", identities=identities)]
-    for record in people:
+    """synthetic_people with val and test splits whose captions would be HTML."""
+    people = {
+        split: [dict(record) for record in synthetic.people_records(split, identities=count)]
+        for split, count in (("val", 2), ("test", identities))
+    }
+    for record in (*people["val"], *people["test"]):
         record["captions"] = [caption + HOSTILE for caption in record["captions"]]
     write_dataset(
         "synthetic_people",
-        {"test": Split(range(len(people)), people.__getitem__)},
+        {split: Split(range(len(r)), r.__getitem__) for split, r in people.items()},
         out=folder,
         vocabulary=synthetic.vocabulary(),
     )

@@ -300,6 +300,12 @@ def test_masking_takes_finished_runs_of_two_ratios(gathered, runs):
             file.write_text(text)
 
 
+def test_an_exported_folder_is_no_run(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"model_type": "ivt"}')
+    assert main(["figures", str(tmp_path)]) == 2
+    assert "is not that of a training" in capsys.readouterr().err
+
+
 def test_runs_are_named_by_what_tells_them_apart(tmp_path):
     paths = [tmp_path / "a" / "finetune", tmp_path / "b" / "finetune"]
     assert names_of(paths) == ["a/finetune", "b/finetune"]

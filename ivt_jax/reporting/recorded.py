@@ -61,6 +61,8 @@ class Record:
 def read_record(run: Path) -> Record:
     """Reads a run folder; UserError if it is none or holds a damaged config.json."""
     stored = read_config(run)
+    if not {"data", "training"} <= set(stored):
+        raise UserError(f"{run} is no run folder: its config.json is not that of a training")
     config, strange = complete(stored)
     lines, torn = read_lines(run / "metrics.jsonl")
     return Record(

@@ -125,14 +125,9 @@ def encode_split(
             done(1)
 
     image_embeddings = encode_images(encoders, params, images(), batch_size=batch_size)
+    reading = {"tokenizer": tokenizer, "length": length, "separator": separator}
     text_embeddings, truncated = encode_texts(
-        encoders,
-        params,
-        captions,
-        tokenizer=tokenizer,
-        length=length,
-        separator=separator,
-        batch_size=batch_size,
+        encoders, params, captions, **reading, batch_size=batch_size
     )
     identities = np.asarray(source.identities)
     return EncodedSplit(
