@@ -167,7 +167,7 @@ def masking_chart(points: Sequence[dict], *, title: str, note: str) -> Canvas:
         canvas,
         (MARGIN, top, WIDTH - 2 * MARGIN, 310),
         series,
-        title="R1, mAP (percent)",
+        title="percent",
         x_label="share of tokens masked in training",
         x_range=(0, max(ratios)),
         y_values=[point[name] for name in series for point in points],

@@ -1,5 +1,6 @@
 """The report of a run as one HTML page."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +38,10 @@ _PARTS = {
 def report_page(gathered: Gathered) -> str:
     """The page; the same run gives the same bytes."""
     record, figures = gathered.record, {figure.name: figure for figure in gathered.figures}
+    if not gathered.runs:  # the reason stands under Results, once
+        for absent in ("errors", "masking"):
+            seen = "the run was not scored (see Results)"
+            figures[absent] = dataclasses.replace(figures[absent], missing=seen)
     name = record.path.resolve().name
     pictures = [
         figure

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from ivt_jax.config import compare
-from ivt_jax.convert.card import PLACES
 from ivt_jax.reporting import charts
 from ivt_jax.reporting.figure import Figure, absent
 from ivt_jax.reporting.numbers import by_attribute, by_length, by_word, recall_curve
@@ -12,7 +11,8 @@ from ivt_jax.reporting.scored import Scored, caption_numbers, records_of
 
 _MARKED = (1, 5, 10, 20, 50)
 # Fields that say where and how fast a run trained, not what it learned.
-_FREE = ("data.directory", "data.workers", "data.threads", "data.prefetch", "data.cache_gib")
+_FREE = ("data.directory", "data.vocabulary", "data.workers", "data.threads", "data.prefetch")
+_FREE += ("data.cache_gib",)
 _FREE += ("mesh.", "watchdog.", "training.keep", "training.log_steps", "training.stop_after")
 _FREE += ("training.save_epochs", "data.worker_deadline", "training.profile_steps")
 
@@ -178,7 +178,7 @@ def _other_fields(records: Sequence[Record]) -> list[str]:
     for record in records[1:]:
         lines = compare(records[0].config, record.config)
         found |= {line.split(":")[0] for line in lines}
-    return sorted(field for field in found if not field.startswith((*PLACES, *_FREE, "masking.")))
+    return sorted(field for field in found if not field.startswith((*_FREE, "masking.")))
 
 
 def _split(run: Scored) -> str:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ivt_jax.retrieval.canvas import THEMES, Canvas, Disc, Line, Photo, Rectangle, Text, font, plain
 
-_FONTS = "Inter, 'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif"
+_FONTS = "Aileron, 'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', Inter, sans-serif"
 _ANCHORS = {"l": "", "m": ' text-anchor="middle"', "r": ' text-anchor="end"'}
 _FINEST = 3  # stored pixels of a photo for each pixel of its box, at most
 
@@ -76,7 +76,7 @@ def _text(shape: Text, color: str) -> str:
     weight = ' stroke-width="0.4"' if shape.bold else ""
     # Another font than Pillow's must not reach beyond the place that was measured.
     width, written = font(shape.size * 8).getlength(plain(shape.text)) / 8, _printable(shape.text)
-    fitted = f' textLength="{_n(width)}" lengthAdjust="spacingAndGlyphs"' * written.isascii()
+    fitted = f' textLength="{_n(width)}" lengthAdjust="spacing"' * written.isascii()
     return (
         f'<text x="{_n(shape.at[0])}" y="{_n(shape.at[1] + down)}" font-size="{_n(shape.size)}"'
         f"{_ANCHORS[shape.anchor[0]]}{fitted}{weight} {paint}>{escape(written)}</text>"
