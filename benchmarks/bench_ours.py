@@ -1,0 +1,188 @@
+"""This project's side of the benchmark: what a run computes, on the weights and batch of a case."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
+
+from benchmarks.bench_case import plain_pairs, read_batch
+from configs import cuhk_pedes
+from ivt_jax.convert.exported import WEIGHTS, read_weights
+from ivt_jax.inference import load
+from ivt_jax.losses.cmpm import cmpm
+from ivt_jax.model.ivt import IVTConfig
+from ivt_jax.model.pixels import normalise
+from ivt_jax.training.compilation_cache import use_compilation_cache
+from ivt_jax.training.program import make_program
+from ivt_jax.training.sharding import REPLICATED, make_mesh, to_global
+from ivt_jax.training.state import create_state, split_model
+from pretrain.objective import make_objective
+
+
+def run_config(folder: Path, spec: dict[str, Any]) -> ConfigDict:
+    """The recommended fine-tuning on CUHK-PEDES with the model of the case.
+
+    spec: "dtype"; and if need be "config", dotted fields that differ, and "rows" of the batch.
+    """
+    facts = json.loads((folder / "config.json").read_text())
+    config = cuhk_pedes.get_config()
+    config.model.update({name: facts[name] for name in facts if name in config.model})
+    config.model.update(image_size=tuple(facts["image_size"]), layers="unroll")
+    config.model.dtype = spec["dtype"]
+    config.update_from_flattened_dict(spec.get("config", {}))
+    return config
+
+
+def functions(folder: Path, spec: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+    """Everything that is timed, by name; each call returns when the device is done."""
+    use_compilation_cache()
+    config = run_config(folder, spec)
+    sizes = IVTConfig(**config.model)
+    graphdef, _ = split_model(sizes)
+    batch = read_batch(folder, rows=spec.get("rows", 0))
+    mesh = make_mesh(data=-1, fsdp=1)
+    params = read_weights(folder / WEIGHTS, IVTConfig(**{**config.model, "dtype": "float32"}))
+    held: dict[str, Any] = {"params": params}
+
+    def on_device():
+        if isinstance(held["params"]["class_token"], np.ndarray):
+            held["params"] = jax.device_put(held["params"], NamedSharding(mesh, REPLICATED))
+        return held["params"]
+
+    pairs = jax.device_put(plain_pairs(batch))
+
+    @jax.jit
+    def images(params, pairs):
+        return nnx.merge(graphdef, params).image_features(normalise(pairs["images"]))
+
+    @jax.jit
+    def captions(params, pairs):
+        model = nnx.merge(graphdef, params)
+        return model.text_features(pairs["token_ids"], pairs["token_mask"])
+
+    @jax.jit
+    def gradient(params, pairs):
+        def loss(params):
+            features = images(params, pairs), captions(params, pairs)
+            return cmpm(*features, pairs["identities"])
+
+        return jax.value_and_grad(loss)(params)
+
+    def computed(**wanted: Callable) -> dict[str, jax.Array]:
+        params = on_device()
+        return jax.block_until_ready({name: f(params, pairs) for name, f in wanted.items()})
+
+    return {
+        "images": lambda: computed(images=images),
+        "captions": lambda: computed(captions=captions),
+        "forward": lambda: computed(images=images, captions=captions),
+        "gradient": lambda: {"loss": computed(both=gradient)["both"][0]},
+        "step": _step(config, mesh, params, batch),
+        "encode": _encode_files(folder, spec["dtype"]),
+    }
+
+
+def _step(config: ConfigDict, mesh, params: dict, batch: dict[str, np.ndarray]) -> Callable:
+    """The training step of a run, from a batch on the host to new parameters."""
+    rows, views = batch["images"].shape[:2]
+    if config.objective.levels == "sentence":
+        views, batch = 1, {**batch, **{n: x[:, -1:] for n, x in batch.items() if x.ndim > 1}}
+    config.training.batch_size = rows
+    held: dict[str, Any] = {}
+
+    def begin():
+        names = ("word", "phrase", "sentence")[-views:]
+        steps = {"total_steps": 1_000_000, "epoch_steps": 2000}
+        program = make_program(
+            config, mesh=mesh, make_objective=make_objective, views=names, **steps
+        )
+        with jax.set_mesh(mesh):
+            held["state"] = create_state(
+                program.model,
+                program.optimizer,
+                shardings=program.shardings,
+                seed=0,
+                params=params,
+            )
+        held["program"] = program
+
+    def step():
+        if not held:
+            begin()
+        with jax.set_mesh(mesh):
+            given = to_global(mesh, batch)
+            held["state"], metrics = held["program"].step(held["state"], given, jax.random.key(0))
+        return {"loss": jax.block_until_ready(metrics["loss"]), "params": held["state"].params}
+
+    return step
+
+
+def _encode_files(folder: Path, dtype: str) -> Callable:
+    """A test set from files: each photo and each caption once."""
+    split = json.loads((folder / "captions.json").read_text())
+    photos = [folder / f"{number}.jpg" for number in dict.fromkeys(split["photos"])]
+    held: dict[str, Any] = {}
+
+    def encode():
+        if not held:
+            held["model"] = _retriever(folder, dtype)
+        model = held["model"]
+        return {
+            "images": model.encode_image(photos),
+            "captions": model.encode_text(split["captions"]),
+        }
+
+    return encode
+
+
+def _retriever(folder: Path, dtype: str):
+    """The exported model as `ivt_jax.load` reads it, computing in another dtype."""
+    from ivt_jax.retrieval.evaluate import make_encoders
+
+    model = load(folder)
+    sizes = IVTConfig(**{**model.config.model, "dtype": dtype, "layers": "unroll"})
+    encoders = make_encoders(split_model(sizes)[0], model.encoders.mesh)
+    return dataclasses.replace(model, encoders=encoders)
+
+
+def matrix_rate(dtype: str, size: int) -> Callable[[], float]:
+    """A function that multiplies two square matrices; its result is the FLOPs of one call."""
+    # Random values: zeros cost less power, so a product of them runs too fast.
+    keys = jax.random.split(jax.random.key(0))
+    left, right = (jax.random.normal(key, (size, size), jnp.dtype(dtype)) for key in keys)
+
+    # bfloat16 products with float32 results take the fastest path of every backend.
+    product = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
+
+    def run() -> float:
+        jax.block_until_ready(product(left, right))
+        return 2.0 * size**3
+
+    return run
+
+
+def machine() -> dict[str, Any]:
+    """Versions and the device, for the report."""
+    devices = jax.devices()
+    names = {"jax": jax.__version__, "device": devices[0].device_kind}
+    return {**names, "devices": len(devices), "platform": devices[0].platform}
+
+
+def peak_memory() -> int | None:
+    """Bytes allocated on the accelerator at most; None on a CPU."""
+    found = jax.devices()[0].memory_stats() or {}
+    return found.get("peak_bytes_in_use")
+
+
+def release() -> None:
+    """JAX keeps its memory; it takes only what it needs (see the worker's environment)."""
