@@ -123,6 +123,6 @@ def cuhk_sized(*, images: int = IMAGES, captions: int = CAPTIONS, width: int = 7
     noise = rng.normal(size=(people + images + captions, width)).astype(np.float32)
     person, image, text = np.split(noise, [people, people + images])
     image += person[gallery_identities]
-    text += 0.6 * image[owners]
+    text += 3 / width**0.5 * image[owners]  # some captions find their photo, some do not
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (text, image)]
     return *unit, gallery_identities[owners], gallery_identities
