@@ -44,6 +44,8 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         found = _devices(Path(folder))
         gpu = found["ours"].get("platform") == "gpu"
+        if gpu and found["torch"]["device"] == "cpu":
+            sys.exit("JAX has a GPU here and PyTorch has none: install a PyTorch with CUDA")
         bench = Bench(
             Path(folder),
             model=arguments.model,

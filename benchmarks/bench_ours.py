@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
@@ -19,12 +18,11 @@ from benchmarks.bench_case import plain_pairs, read_batch
 from configs import cuhk_pedes
 from ivt_jax.convert.exported import WEIGHTS, read_weights
 from ivt_jax.inference import load
-from ivt_jax.losses.cmpm import cmpm
 from ivt_jax.model.ivt import IVTConfig
-from ivt_jax.model.pixels import normalise
 from ivt_jax.training.compilation_cache import use_compilation_cache
+from ivt_jax.training.loop import make_encoders
 from ivt_jax.training.program import make_program
-from ivt_jax.training.sharding import REPLICATED, make_mesh, to_global
+from ivt_jax.training.sharding import BATCH, REPLICATED, make_mesh, to_global
 from ivt_jax.training.state import create_state, split_model
 from pretrain.objective import make_objective
 
@@ -47,46 +45,27 @@ def functions(folder: Path, spec: dict[str, Any]) -> dict[str, Callable[[], Any]
     """Everything that is timed, by name; each call returns when the device is done."""
     use_compilation_cache()
     config = run_config(folder, spec)
-    sizes = IVTConfig(**config.model)
-    graphdef, _ = split_model(sizes)
-    batch = read_batch(folder, rows=spec.get("rows", 0))
     mesh = make_mesh(data=-1, fsdp=1)
     params = read_weights(folder / WEIGHTS, IVTConfig(**{**config.model, "dtype": "float32"}))
-    held: dict[str, Any] = {"params": params}
+    batch = read_batch(folder, rows=spec.get("rows", 0))
+    encoders = make_encoders(split_model(IVTConfig(**config.model))[0], mesh)
+    held: dict[str, Any] = {}
 
-    def on_device():
-        if isinstance(held["params"]["class_token"], np.ndarray):
-            held["params"] = jax.device_put(held["params"], NamedSharding(mesh, REPLICATED))
-        return held["params"]
-
-    pairs = jax.device_put(plain_pairs(batch))
-
-    @jax.jit
-    def images(params, pairs):
-        return nnx.merge(graphdef, params).image_features(normalise(pairs["images"]))
-
-    @jax.jit
-    def captions(params, pairs):
-        model = nnx.merge(graphdef, params)
-        return model.text_features(pairs["token_ids"], pairs["token_mask"])
-
-    @jax.jit
-    def gradient(params, pairs):
-        def loss(params):
-            features = images(params, pairs), captions(params, pairs)
-            return cmpm(*features, pairs["identities"])
-
-        return jax.value_and_grad(loss)(params)
-
-    def computed(**wanted: Callable) -> dict[str, jax.Array]:
-        params = on_device()
-        return jax.block_until_ready({name: f(params, pairs) for name, f in wanted.items()})
+    def encoded(which: str):
+        if not held:
+            pairs = plain_pairs(batch)
+            held.update(jax.device_put(pairs, NamedSharding(mesh, BATCH)))
+            held["params"] = jax.device_put(params, NamedSharding(mesh, REPLICATED))
+        with jax.set_mesh(mesh):
+            if which == "images":
+                found = encoders.image(held["params"], held["images"])
+            else:
+                found = encoders.text(held["params"], held["token_ids"], held["token_mask"])
+        return {which: jax.block_until_ready(found)}
 
     return {
-        "images": lambda: computed(images=images),
-        "captions": lambda: computed(captions=captions),
-        "forward": lambda: computed(images=images, captions=captions),
-        "gradient": lambda: {"loss": computed(both=gradient)["both"][0]},
+        "images": lambda: encoded("images"),
+        "captions": lambda: encoded("captions"),
         "step": _step(config, mesh, params, batch),
         "encode": _encode_files(folder, spec["dtype"]),
     }
@@ -97,6 +76,8 @@ def _step(config: ConfigDict, mesh, params: dict, batch: dict[str, np.ndarray]) 
     rows, views = batch["images"].shape[:2]
     if config.objective.levels == "sentence":
         views, batch = 1, {**batch, **{n: x[:, -1:] for n, x in batch.items() if x.ndim > 1}}
+    for name in ("token_ids", "token_mask"):
+        batch = {**batch, name: batch[name][..., : config.data.text_length]}
     config.training.batch_size = rows
     held: dict[str, Any] = {}
 
@@ -147,8 +128,6 @@ def _encode_files(folder: Path, dtype: str) -> Callable:
 
 def _retriever(folder: Path, dtype: str):
     """The exported model as `ivt_jax.load` reads it, computing in another dtype."""
-    from ivt_jax.retrieval.evaluate import make_encoders
-
     model = load(folder)
     sizes = IVTConfig(**{**model.config.model, "dtype": dtype, "layers": "unroll"})
     encoders = make_encoders(split_model(sizes)[0], model.encoders.mesh)

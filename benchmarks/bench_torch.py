@@ -141,34 +141,18 @@ def functions(folder: Path, spec: dict[str, Any]) -> dict[str, Callable[[], Any]
         twin.text_features = torch.compile(twin.text_features)
     batch = read_batch(folder, rows=spec.get("rows", 0))
     pairs = _tensors(twin, plain_pairs(batch))
-    parameters = list(twin.model.parameters())
 
     def encoded(which: str):
         with torch.inference_mode(), twin.autocast():
-            found = {}
-            if which != "captions":
-                found["images"] = twin.image_features(pairs["images"]).float()
-            if which != "images":
-                found["captions"] = twin.text_features(
-                    pairs["token_ids"], pairs["token_mask"]
-                ).float()
-        return done(twin, found)
-
-    def gradient():
-        for parameter in parameters:
-            parameter.grad = None
-        with twin.autocast():
-            image = twin.image_features(pairs["images"])
-            text = twin.text_features(pairs["token_ids"], pairs["token_mask"])
-        loss = cmpm(image.float(), text.float(), pairs["identities"])
-        loss.backward()
-        return done(twin, {"loss": loss.detach()})
+            if which == "images":
+                found = twin.image_features(pairs["images"])
+            else:
+                found = twin.text_features(pairs["token_ids"], pairs["token_mask"])
+        return done(twin, {which: F.normalize(found.float(), dim=1)})
 
     return {
         "images": lambda: encoded("images"),
         "captions": lambda: encoded("captions"),
-        "forward": lambda: encoded("both"),
-        "gradient": gradient,
         "step": _step(twin, batch, spec.get("official", OFFICIAL), views=spec.get("views", 3)),
         "encode": functools.partial(_encode_files, twin, folder),
     }
