@@ -100,11 +100,12 @@ def _plain_bars(bench: Bench, section: str) -> None:
 def step(bench: Bench) -> None:
     """The fine-tuning step as a user runs it, and what masking saves of ours."""
     section, job = "fine-tuning step", f"{bench.step_rows} pairs, 3 levels"
-    dtype, rows = "bfloat16", bench.step_rows
-    given = {"dtype": dtype, "rows": rows}
+    rows = bench.step_rows
+    given = {"dtype": "bfloat16", "rows": rows}
+    lengths = _text_lengths(bench)
 
     def ours(name: str, masking: dict) -> Contestant:
-        config = {f"masking.{field}": value for field, value in masking.items()}
+        config = lengths | {f"masking.{field}": value for field, value in masking.items()}
         flops = _step_flops(bench, rows, masking)
         return Contestant(name, "ours", given | {"config": config, "flops": flops})
 
@@ -281,6 +282,18 @@ def _plain_flops(bench: Bench) -> tuple[dict[str, float], int]:
     found = {"images": forward[1] - both["matching"].forward.flops}
     found |= {"captions": forward[0] - forward[1]}
     return found | {"step": sum(c.total.flops for c in both.values())}, mask.shape[1]
+
+
+def _text_lengths(bench: Bench) -> dict[str, int]:
+    """Static lengths that cut no text of the batch, multiples of 8, as a run's config has them."""
+    from configs import base
+
+    longest = read_batch(bench.case)["token_mask"].sum(axis=-1).max(axis=0)  # (V,)
+    word, phrase, sentence = (-(-int(length) // 8) * 8 for length in longest)
+    found = {"data.text_length": max(word, phrase, sentence)}
+    own = {"word_length": word, "phrase_length": phrase}
+    known = base.get_config().data
+    return found | {f"data.{name}": length for name, length in own.items() if name in known}
 
 
 def _step_flops(bench: Bench, rows: int, masking: dict, *, views: int = 3) -> float:
