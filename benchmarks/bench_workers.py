@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import bench_case
+
 # JAX shares an accelerator with PyTorch here, so it must not take three quarters at its start.
 _ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "2"}
 ROOT = Path(__file__).parent.parent
@@ -109,6 +111,9 @@ def _done(module, known: dict[str, Any], *, do: str, **given) -> dict[str, Any]:
         return module.machine()
     if do == "case":
         known.update(module.functions(Path(given["folder"]), given["spec"]))
+        return {}
+    if do == "write":
+        bench_case.write_case(Path(given.pop("folder")), **given)
         return {}
     if do == "matrix":
         known["matrix"] = module.matrix_rate(given["dtype"], given["size"])
