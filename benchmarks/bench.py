@@ -23,6 +23,7 @@ SECTIONS = {
     "matrix": sections.matrix,
     "plain": sections.plain,
     "step": sections.step,
+    "masking": sections.masking,
     "pretrain": sections.pretrain,
     "encode": sections.encode,
     "ranking": sections.ranking,
