@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test lint
+.PHONY: help demo test lint bench
 
 help:
 	@echo "make demo   train on drawn pedestrians and search them: minutes on a laptop, no data needed"
 	@echo "make test   run the tests"
 	@echo "make lint   check style and types"
+	@echo "make bench  time everything against PyTorch: 20 minutes on two cores (docs/performance.md)"
 
 demo: $(VENV)/.installed
 	$(RUN) -m ivt_jax demo
@@ -21,6 +22,9 @@ lint: $(VENV)/.installed-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright
+
+bench: $(VENV)/.installed-dev
+	$(RUN) -m benchmarks.bench
 
 # The stamps are as old as the last installation, so a changed list of packages installs again.
 $(VENV)/.installed: requirements.txt | $(VENV)/pyvenv.cfg

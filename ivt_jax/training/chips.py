@@ -1,4 +1,4 @@
-"""Published peaks of the accelerators that a dry run can compile for, and their topologies."""
+"""Published peaks of common accelerators, and the topologies a dry run can compile for."""
 
 import dataclasses
 import re
@@ -14,18 +14,20 @@ GB, GIB = 10**9, 2**30
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-    """One chip of a TPU generation: FLOP/s in bfloat16, bytes, bytes/s; from docs.cloud.google.com.
+    """One chip: what JAX calls it, dense FLOP/s in bfloat16, bytes and bytes/s of its memory.
 
-    `ici` is what one chip sends to its neighbours in one direction, half of the bidirectional
-    figure; `dcn` is its share of the network between slices.
+    TPUs are from docs.cloud.google.com, GPUs from NVIDIA's data sheets, without sparsity and with
+    sums in float32. `ici` is what one chip sends to its neighbours in one direction, half of the
+    bidirectional figure; `dcn` is its share of the network between slices.
     """
 
+    kind: str  # pattern of `device_kind`
     flops: float
     hbm: int
     hbm_rate: float
-    ici: float
-    dcn: float
-    axes: int  # of its torus
+    ici: float = 0.0
+    dcn: float = 0.0
+    axes: int = 0  # of its torus; 0 = no dry run for it
     options: tuple[tuple[str, str], ...] = ()  # what the compiler wants to know besides
 
 
@@ -35,6 +37,7 @@ _MEGACORE = (("chip_config_name", "megacore"),)  # two cores of a chip work as o
 # Supercomputer" (50 GB/s each, six of them), its network taken as v5p's.
 CHIPS = {
     "v4": Chip(
+        kind="TPU v4",
         flops=275e12,
         hbm=32 * GIB,
         hbm_rate=1200 * GB,
@@ -44,9 +47,16 @@ CHIPS = {
         options=_MEGACORE,
     ),
     "v5e": Chip(
-        flops=197e12, hbm=16 * GIB, hbm_rate=819 * GB, ici=200 * GB, dcn=25 * GB / 8, axes=2
+        kind="TPU v5 ?(lite|e)",
+        flops=197e12,
+        hbm=16 * GIB,
+        hbm_rate=819 * GB,
+        ici=200 * GB,
+        dcn=25 * GB / 8,
+        axes=2,
     ),
     "v5p": Chip(
+        kind="TPU v5p?",
         flops=459e12,
         hbm=95 * GIB,
         hbm_rate=2765 * GB,
@@ -56,9 +66,31 @@ CHIPS = {
         options=_MEGACORE,
     ),
     "v6e": Chip(
-        flops=918e12, hbm=32 * GIB, hbm_rate=1638 * GB, ici=400 * GB, dcn=100 * GB / 8, axes=2
+        kind="TPU v6 ?(lite|e)",
+        flops=918e12,
+        hbm=32 * GIB,
+        hbm_rate=1638 * GB,
+        ici=400 * GB,
+        dcn=100 * GB / 8,
+        axes=2,
     ),
+    "V100": Chip(kind=".*V100.*", flops=125e12, hbm=16 * GB, hbm_rate=900 * GB),  # float16
+    "A100-40": Chip(kind=".*A100.*40GB.*", flops=312e12, hbm=40 * GB, hbm_rate=1555 * GB),
+    "A100-80": Chip(kind=".*A100.*80GB.*", flops=312e12, hbm=80 * GB, hbm_rate=2039 * GB),
+    "L4": Chip(kind=".*L4", flops=121e12, hbm=24 * GB, hbm_rate=300 * GB),
+    "L40S": Chip(kind=".*L40S", flops=362e12, hbm=48 * GB, hbm_rate=864 * GB),
+    "RTX-3090": Chip(kind=".*RTX 3090", flops=71e12, hbm=24 * GB, hbm_rate=936 * GB),
+    "RTX-4090": Chip(kind=".*RTX 4090", flops=165e12, hbm=24 * GB, hbm_rate=1008 * GB),
+    "H100-PCIe": Chip(kind=".*H100 PCIe", flops=756e12, hbm=80 * GB, hbm_rate=2000 * GB),
+    "H100": Chip(kind=".*H100.*", flops=989e12, hbm=80 * GB, hbm_rate=3350 * GB),
+    "H200": Chip(kind=".*H200.*", flops=989e12, hbm=141 * GB, hbm_rate=4800 * GB),
+    "B200": Chip(kind=".*B200", flops=2250e12, hbm=180 * GB, hbm_rate=8000 * GB),
 }
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """The chip that JAX (or PyTorch) calls so; None for one that is not in the table, as CPUs."""
+    return next((c for c in CHIPS.values() if re.fullmatch(c.kind, device_kind)), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +111,10 @@ def parse_target(name: str) -> Target:
         raise UserError(f"--dry_run={name} names no machine; {forms}")
     slices, chip = int(match[1] or 1), match[2]
     shape = tuple(int(size) for size in match[3].split("x"))
-    if chip != "cpu" and chip not in CHIPS:
+    known = [name for name, chip in CHIPS.items() if chip.axes]
+    if chip != "cpu" and chip not in known:
         raise UserError(
-            f"--dry_run={name}: there is no chip {chip!r}; known are {', '.join(CHIPS)} and cpu; "
+            f"--dry_run={name}: there is no chip {chip!r}; known are {', '.join(known)} and cpu; "
             f"{forms}"
         )
     if min(shape) < 1 or slices < 1:

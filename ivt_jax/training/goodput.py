@@ -22,7 +22,7 @@ BUCKETS = {
     "prepare": "data, model and optimizer made ready",
     "restore": "reading a checkpoint",
     "compile": "the first step of a process",
-    "data": "waiting for a batch",
+    "data": "waiting for a batch with nothing to compute",
     "step": "steps that counted",
     "evaluate": "retrieval scores",
     "save": "the part of a save that the run waits for",
@@ -60,13 +60,14 @@ class Goodput:
         self.total: dict[str, float] = defaultdict(float)
 
     @contextlib.contextmanager
-    def span(self, bucket: str) -> Iterator[None]:
-        """Counts the time inside as one bucket; spans do not nest."""
+    def span(self, bucket: str | Callable[[], str]) -> Iterator[None]:
+        """Counts the time inside as one bucket, asked for at the end; spans do not nest."""
         began = self._clock()
         try:
             yield
         finally:
-            self._add(bucket, self._clock() - began)
+            seconds = self._clock() - began
+            self._add(bucket if isinstance(bucket, str) else bucket(), seconds)
 
     def rest(self, bucket: str) -> None:
         """Counts as one bucket what was outside all spans since the last line."""

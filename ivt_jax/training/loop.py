@@ -23,6 +23,7 @@ from ivt_jax.training.cluster import (
 )
 from ivt_jax.training.compilation_cache import use_compilation_cache
 from ivt_jax.training.faults import spoil_batch, strike
+from ivt_jax.training.flops import Work
 from ivt_jax.training.goodput import Goodput
 from ivt_jax.training.lifecycle import Interrupted, Lifecycle
 from ivt_jax.training.profiler import Profiler
@@ -110,10 +111,10 @@ def _train(
         if changed and chief and config.training.changed_config == "accept":
             _store(workdir, config)  # only now: the checkpoint fits it
         first = step = int(state.step)
-        key = jax.random.key(config.seed)
-        due_at = _Intervals(config, epoch_steps, total_steps)
+        key, due_at = jax.random.key(config.seed), _Intervals(config, epoch_steps, total_steps)
         last = min(total_steps, first + (config.training.stop_after or total_steps))
-        window = Window(config.training.batch_size, data, spent, opt_state=state.opt_state)
+        work = Work(program.model, config.training.batch_size, len(views), dict(config.masking))
+        window = Window(work, data, spent, state=state)
         recovery = _recovery(config, workdir, checkpoints, program, data)
         with Telemetry(workdir, start_step=first, total_steps=total_steps, quiet=not chief) as log:
             note = f"{note}\n{life.note}"
@@ -142,7 +143,7 @@ def _train(
                 recovery.note(step, metrics)
                 for note in filter(None, (life.agree(), profiler.after(step, metrics))):
                     log.say(note)
-                window.count()
+                window.count(metrics)
                 stopping = life.signal is not None or step == last
                 evaluate = due_at.evaluation(step)
                 save = stopping or due_at.save(step)
@@ -157,7 +158,7 @@ def _train(
                     saved = step
                     batches.move(step + offset)
                     life.pause()
-                    window.restart()
+                    window.restart(step)
                     continue
                 if evaluate or save or due_at.comparison(step):
                     check(state, step)
@@ -174,7 +175,7 @@ def _train(
                         log.say(f"step {step} is not saved: it was skipped")
                     life.pause()
                     spent.mark(step)
-                    window.restart()
+                    window.restart(step)
                 elif step % config.training.log_steps == 0:
                     due = (step, metrics)
                 if stopping:

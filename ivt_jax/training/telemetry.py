@@ -12,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ivt_jax.training.events import EventFile
 from ivt_jax.training.files import PatientFile, outliving_a_full_disk
 
-_SHOWN = ("loss", "learning_rate", "gradient_norm", "pairs_per_second", "data_wait_percent")
+_SHOWN = ("loss", "learning_rate", "gradient_norm", "pairs_per_second", "tflops_per_second")
+_SHOWN += ("mfu_percent", "data_wait_percent")
 
 
 class Telemetry:
