@@ -15,7 +15,8 @@ from ivt_jax.data.images import decode
 from ivt_jax.data.records import RecordSource, open_dataset
 from ivt_jax.errors import UserError
 from ivt_jax.inference import Retriever, load
-from ivt_jax.retrieval.evaluate import EncodedSplit, encode_split, score, truncation_note
+from ivt_jax.retrieval.encoding import truncation_note
+from ivt_jax.retrieval.evaluate import EncodedSplit, encode_split, score
 from ivt_jax.retrieval.figures import StripResult, StripRow, ranking_strip
 from ivt_jax.retrieval.metrics import METRICS
 from ivt_jax.retrieval.ranking import top_k

@@ -21,7 +21,7 @@ from ivt_jax.data.images import decode, evaluation_image
 from ivt_jax.data.texts import Tokenizer, load_tokenizer
 from ivt_jax.errors import UserError
 from ivt_jax.model.ivt import IVTConfig
-from ivt_jax.retrieval.evaluate import (
+from ivt_jax.retrieval.encoding import (
     Encoders,
     encode_images,
     encode_texts,

@@ -6,8 +6,6 @@ scan -> known by size and time, or by hash -> decode in threads -> encode in bat
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
@@ -24,9 +22,10 @@ import numpy as np
 from ivt_jax.data.builders.faults import described
 from ivt_jax.data.builders.progress import Show, silent
 from ivt_jax.data.images import ImageError, decode, evaluation_image
+from ivt_jax.data.threads import in_threads
 from ivt_jax.errors import UserError
 from ivt_jax.inference import Retriever
-from ivt_jax.retrieval.evaluate import encode_images
+from ivt_jax.retrieval.encoding import encode_images
 from ivt_jax.retrieval.fingerprint import fingerprint
 from ivt_jax.retrieval.gallery_files import (
     POINTER,
@@ -219,8 +218,8 @@ def _encoded(
         batch.clear()
         images.clear()
 
-    ahead = _LOOKAHEAD * model.batch_size
-    for file, result in _in_threads(reader, todo, threads or os.cpu_count() or 1, ahead):
+    threads, ahead = threads or os.cpu_count() or 1, _LOOKAHEAD * model.batch_size
+    for file, result in in_threads(reader, todo, threads=threads, ahead=ahead):
         if isinstance(result, _Entry | Skipped):
             yield result
             continue
@@ -231,24 +230,6 @@ def _encoded(
             yield from flush()
     if batch:
         yield from flush()
-
-
-def _in_threads(
-    reader: _Reader, files: list[File], threads: int, ahead: int
-) -> Iterator[tuple[File, _Entry | Skipped | tuple[bytes, np.ndarray]]]:
-    """What the reader makes of each file, in order, at most `ahead` files in advance."""
-    pool = concurrent.futures.ThreadPoolExecutor(threads)
-    pending: collections.deque = collections.deque()
-    try:
-        for file in files:
-            pending.append((file, pool.submit(reader, file)))
-            if len(pending) > ahead:
-                first, future = pending.popleft()
-                yield first, future.result()
-        for file, future in pending:
-            yield file, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _commit(out: Path, old: _State, entries: list[_Entry], journal: Journal) -> Photos:
