@@ -13,7 +13,7 @@ import ivt_jax
 from configs import base
 from ivt_jax.__main__ import main
 from ivt_jax.convert.card import model_card, public_config
-from ivt_jax.convert.exported import SUMS
+from ivt_jax.convert.folder import SUMS
 
 ROOT = Path(ivt_jax.__file__).parent.parent
 

@@ -16,7 +16,8 @@ from tiny import CONFIG, network
 
 import ivt_jax
 from ivt_jax.__main__ import main
-from ivt_jax.convert.exported import SUMS, WEIGHTS, read_exported, read_weights, write_weights
+from ivt_jax.convert.exported import WEIGHTS, read_exported, read_weights, write_weights
+from ivt_jax.convert.folder import SUMS
 from ivt_jax.convert.onnx import make_twin
 from ivt_jax.data.images import evaluation_image
 from ivt_jax.errors import UserError
@@ -230,7 +231,7 @@ def test_transparent_turned_and_deep_images_equal_ours(template):
 def test_tokenizers_of_the_folder_equal_ours(separator, run, template, tmp_path):
     from tokenizers import Tokenizer
 
-    from ivt_jax.convert.exported import write_tokenizer
+    from ivt_jax.convert.folder import write_tokenizer
 
     ours = ivt_jax.load(run).tokenizer
     write_tokenizer(tmp_path, ours, length=24, separator=separator)

@@ -66,6 +66,8 @@ LEVELS = {
     "ivt_jax.training.loop": 5,
     "ivt_jax.convert.positions": 1,
     "ivt_jax.convert": 4,
+    "ivt_jax.aot": 5,
+    "ivt_jax.sources": 5,
     "ivt_jax.inference": 5,
     "ivt_jax": 6,  # the package itself: names of the public API, resolved lazily
     **dict.fromkeys(

@@ -165,7 +165,8 @@ class IVT(nnx.Module):
         """Normalised images (B, H, W, 3) -> tokens (B, N, D), the class token first (Eq. 1)."""
         patch = gathered(self.patch)
         tokens = self._patches(patch, images.astype(self.config.dtype))  # (B, N - 1, D)
-        class_token = jnp.broadcast_to(self.class_token[...], (len(images), 1, self.config.width))
+        first = (images.shape[0], 1, self.config.width)  # len() would need a known number
+        class_token = jnp.broadcast_to(self.class_token[...], first)
         places = self.image_positions[...] + self.image_types[...]
         tokens = jnp.concatenate([class_token.astype(tokens.dtype), tokens], axis=1)
         return batch_sharded(tokens + places.astype(tokens.dtype))

@@ -53,6 +53,7 @@ class Facts:
     photos: str  # file names
     embeddings: str
     next_id: int
+    dtype: str = ""  # of the model, one of validation.DTYPES; "" = its own, in older galleries
     generation: int = 1
     format: int = FORMAT
 

@@ -128,10 +128,16 @@ def _old_state(out: Path, model: Retriever, root: Path) -> _State:
     if not (out / POINTER).exists():
         official = Path(model.path).is_file()
         vocabulary = str(model.tokenizer.path.resolve()) if official else ""
-        facts = Facts(str(root), mark, model.path, model.step, vocabulary, width, "", "", 0, 0)
+        made = (str(root), mark, model.path, model.step, vocabulary, width)
+        facts = Facts(*made, "", "", 0, dtype=model.dtype, generation=0)
         none, hashes = np.zeros(0, np.int64), np.zeros((0, 32), np.uint8)
         return _State(facts, Photos(none, [], none, none, hashes), np.zeros((0, width), np.float32))
     facts, photos, embeddings = read_gallery(out)
+    if facts.dtype not in ("", model.dtype):
+        raise UserError(
+            f"the gallery {out} was made in {facts.dtype}, and this model encodes in "
+            f"{model.dtype}. Add --dtype={facts.dtype}, or name another --out"
+        )
     if facts.fingerprint != mark:
         raise UserError(
             f"the gallery {out} was made with another model ({facts.model or 'in memory'}, step "
@@ -145,7 +151,7 @@ def _old_state(out: Path, model: Retriever, root: Path) -> _State:
         )
     now = dataclasses.replace(facts, root=str(root))
     if model.path:
-        now = dataclasses.replace(now, model=model.path, step=model.step)
+        now = dataclasses.replace(now, model=model.path, step=model.step, dtype=model.dtype)
     return _State(now, photos, embeddings, moved=now != facts)
 
 
