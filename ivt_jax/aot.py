@@ -113,7 +113,7 @@ def read_programs(folder: Path) -> tuple[dict[str, Any], dict, list[export.Expor
     found = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
     for name, expected in zip(PROGRAMS, wanted, strict=True):
         if expected != found:
-            odd = sorted(str(key) for key, _ in expected.items() ^ found.items())
+            odd = sorted({str(name) for name, _ in expected.items() ^ found.items()})
             raise UserError(f"{folder / WEIGHTS} does not fit {name}: {', '.join(odd[:9])}")
     return facts, {name: tensor.read() for name, tensor in tensors.items()}, programs
 

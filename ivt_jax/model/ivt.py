@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ivt_jax.model.precision import Int8
 from ivt_jax.training.sharding import batch_sharded, gathered
 
 _table = jax.nn.initializers.normal(0.02)
@@ -75,9 +76,8 @@ class Attention(nnx.Module):
     def __call__(self, tokens, mask, *, queries: int | None = None):
         """(B, T, D), keys to attend to (B, T) bool or None -> (B, T or queries, D)."""
         if queries is None:
-            heads = einops.rearrange(
-                self.qkv(tokens), "b t (s h d) -> s b h t d", s=3, h=self.heads
-            )
+            heads = _dense(tokens, *_parameters(self.qkv))
+            heads = einops.rearrange(heads, "b t (s h d) -> s b h t d", s=3, h=self.heads)
             query, key, value = heads[0], heads[1], heads[2]  # (B, H, T, D/H)
         else:
             query, key, value = self._few_queries(tokens, queries)
@@ -87,15 +87,13 @@ class Attention(nnx.Module):
             scores = jnp.where(mask[:, None, None, :], scores, -1e9)
         weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
         mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value)
-        return self.projection(einops.rearrange(mixed, "b h q d -> b q (h d)"))
+        mixed = einops.rearrange(mixed, "b h q d -> b q (h d)")
+        return _dense(mixed, *_parameters(self.projection))
 
     def _few_queries(self, tokens, queries: int):
-        assert self.qkv.bias is not None  # for type checkers: `_linear` always makes one
-        kernel = self.qkv.kernel[...].astype(tokens.dtype)
-        bias = self.qkv.bias[...].astype(tokens.dtype)
-        width = tokens.shape[-1]
-        query = tokens[:, :queries] @ kernel[:, :width] + bias[:width]
-        key_value = tokens @ kernel[:, width:] + bias[width:]
+        (kernel, bias), width = _parameters(self.qkv), tokens.shape[-1]
+        query = _dense(tokens[:, :queries], kernel[:, :width], bias[:width])
+        key_value = _dense(tokens, kernel[:, width:], bias[width:])
         split = "b t (s h d) -> s b h t d"
         query = einops.rearrange(query, split, s=1, h=self.heads)[0]
         key, value = einops.rearrange(key_value, split, s=2, h=self.heads)
@@ -112,7 +110,8 @@ class Mlp(nnx.Module):
 
     def __call__(self, tokens):
         """(B, T, D) -> (B, T, D)."""
-        return self.down(jax.nn.gelu(self.up(tokens), approximate=False))
+        hidden = jax.nn.gelu(_dense(tokens, *_parameters(self.up)), approximate=False)
+        return _dense(hidden, *_parameters(self.down))
 
 
 class Block(nnx.Module):
@@ -202,7 +201,9 @@ class IVT(nnx.Module):
                 f"{self.config.max_text_positions}"
             )
         words, positions = gathered((self.word_table[...], self.position_table[...]))
-        tokens = jnp.take(words, token_ids, axis=0) + positions[:length] + self.type_table[0]
+        rounded = isinstance(words, Int8)
+        rows = words.rows(token_ids) if rounded else jnp.take(words, token_ids, axis=0)
+        tokens = rows + positions[:length] + self.type_table[0]
         tokens = self.text_norm(tokens)  # (B, L, D)
         if key is not None and self.config.text_dropout:
             kept = jax.random.bernoulli(key, 1 - self.config.text_dropout, tokens.shape)
@@ -306,6 +307,17 @@ def _linear(config: IVTConfig, inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx
         dtype=jnp.dtype(config.dtype),
         rngs=rngs,
     )
+
+
+def _parameters(linear: nnx.Linear):
+    assert linear.bias is not None  # for type checkers: `_linear` always makes one
+    return linear.kernel[...], linear.bias[...]
+
+
+def _dense(tokens, kernel, bias):
+    if isinstance(kernel, Int8):
+        return (kernel.times(tokens) + bias).astype(tokens.dtype)
+    return tokens @ kernel.astype(tokens.dtype) + bias.astype(tokens.dtype)
 
 
 def _norm(config: IVTConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:

@@ -60,17 +60,17 @@ def rounded(matrix, *, axis: int, tokens: str = "float") -> Int8:
 def held_as(params: dict, dtype: str) -> dict:
     """Float32 parameters as an encoder holds them; `dtype` is one of validation.DTYPES.
 
-    "bfloat16" rounds what a bfloat16 model rounds at each use, so it changes no embedding of one.
+    "bfloat16" rounds the kernels, which a bfloat16 model rounds at each use: no embedding changes.
     "int8" rounds the kernels of the blocks, one scale an output, and the word table, one a row;
     "int8_dynamic" also rounds the tokens that these kernels are multiplied with, one scale each.
     """
 
     def one(path, leaf):
         name = path_name(path)
-        in_blocks = name.startswith("blocks/") and "norm" not in name
+        kernel = name.endswith("/kernel")
         if dtype == "bfloat16":
-            return leaf.astype(jnp.bfloat16) if in_blocks or name.startswith("patch/") else leaf
-        if dtype.startswith("int8") and in_blocks and name.endswith("/kernel"):
+            return leaf.astype(jnp.bfloat16) if kernel else leaf
+        if dtype.startswith("int8") and kernel and name.startswith("blocks/"):
             tokens = "int8" if dtype == "int8_dynamic" else "float"
             return _round(leaf, axis=-2, tokens=tokens)
         if dtype.startswith("int8") and name == "word_table":

@@ -48,20 +48,14 @@ def encode_split(
     """
     captions, owners = [], []
 
-    def records():
-        for row in range(len(source)):
-            record = source[row]
+    def images():
+        photos = _read_ahead(source, image_size, ahead=batch_size)
+        for row, (record, image) in enumerate(photos):
             captions.extend(record["captions"])
             owners.extend([row] * len(record["captions"]))
-            yield record
+            yield image
 
-    def read(record):
-        return evaluation_image(_pixels(record, source), image_size)
-
-    threads = os.cpu_count() or 1
-    read_ahead = in_threads(read, records(), threads=threads, ahead=batch_size)
-    images = (image for _, image in read_ahead)
-    image_embeddings = encode_images(encoders, params, images, batch_size=batch_size)
+    image_embeddings = encode_images(encoders, params, images(), batch_size=batch_size)
     text_embeddings, truncated = encode_texts(
         encoders,
         params,
@@ -92,6 +86,16 @@ def score(encoded: EncodedSplit, *, unmatched: str = "error") -> dict[str, float
         encoded.image_identities,
     )
     return metrics_from_ranks(ranks, valid, unmatched=unmatched)
+
+
+def _read_ahead(source: RecordSource, image_size: tuple[int, int], *, ahead: int):
+    """Each record with its pixels (H, W, 3), decoded in threads."""
+
+    def read(record: dict) -> np.ndarray:
+        return evaluation_image(_pixels(record, source), image_size)
+
+    records = (source[row] for row in range(len(source)))
+    return in_threads(read, records, threads=os.cpu_count() or 1, ahead=ahead)
 
 
 def _pixels(record: dict, source: RecordSource) -> np.ndarray:
