@@ -35,6 +35,7 @@ LEVELS = {
     "ivt_jax.training.goodput": 1,
     "ivt_jax.training.health": 1,
     "ivt_jax.training.files": 0,
+    "ivt_jax.training.events": 1,
     "ivt_jax.training.rollcall": 0,
     "ivt_jax.training.cluster": 1,
     "ivt_jax.training.lock": 0,
@@ -209,3 +210,11 @@ def test_files_and_functions_are_short(path):
             lines = (node.end_lineno or 0) - node.lineno + 1 - len(docstring.splitlines())
             limit = LONGEST.get(f"{path.relative_to(ROOT)}:{node.name}", 40)
             assert lines <= limit, f"{node.name} has {lines} lines without its docstring"
+
+
+def test_training_does_not_load_pytorch():
+    """Its import takes longer than all others together, and packages that try it are many."""
+    code = "import sys, finetune.objective, pretrain.objective, ivt_jax.training.loop; "
+    code += "print('torch' in sys.modules, 'jax' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert found.stdout == "False True\n", found.stderr
