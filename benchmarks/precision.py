@@ -68,7 +68,7 @@ def of_preset(preset: str, layers: str) -> tuple[list[Case], tuple[int, int], in
     cases = []
     for dtype in DTYPES:
         one = held(source, dtype)
-        cases.append(Case(dtype, one.params, encoders_of(one.config, mesh), None))
+        cases.append(Case(dtype, one.params, encoders_of(one.config, mesh, dtype=dtype), None))
     return cases, tuple(config.model.image_size), 32
 
 

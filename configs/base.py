@@ -63,6 +63,8 @@ def _defaults() -> ConfigDict:
     data.mixture = ConfigDict({"synthetic_people": 1.0}, convert_dict=False)  # dataset -> weight
     data.vocabulary = ""  # WordPiece vocab.txt; "" = the one stored with the (first) dataset
     data.text_length = 100  # tokens, static; longer texts are cut; [code] says 100, never cuts
+    data.word_length = 0  # tokens of MLA's word level; shorter is faster; 0 = text_length
+    data.phrase_length = 0  # tokens of MLA's phrase level; 0 = text_length
     data.separator = "none"  # after the last word: "none" [code] | "sep" ([SEP], the paper's Eq. 2)
     data.entries = "captions"  # an epoch passes over "captions" [code] | "images", one caption each
     data.sampler = "shuffle"  # "shuffle" | "identity": captions_per_identity entries of each person

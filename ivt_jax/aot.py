@@ -11,14 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 from jax import export
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from safetensors.numpy import save_file
 
 from ivt_jax.convert.files import open_weights
 from ivt_jax.convert.folder import CONFIG, check_sums, read_facts
 from ivt_jax.errors import UserError
 from ivt_jax.model.precision import Int8
-from ivt_jax.retrieval.encoding import Encoders, encoding_functions
+from ivt_jax.retrieval.encoding import Encoders, encoding_functions, jitted
 from ivt_jax.training.sharding import BATCH, REPLICATED, path_name
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -146,17 +146,16 @@ def _wanted(file: Path, program: export.Exported) -> dict[str, tuple[str, tuple[
         raise UserError(f"{file} is a program, but none that ivt_jax wrote: {error}") from None
 
 
-def program_encoders(programs: list[export.Exported], mesh: Mesh) -> Encoders:
-    """Encoders that run programs on the share of each device."""
-    whole = NamedSharding(mesh, REPLICATED)
+def program_encoders(programs: list[export.Exported], mesh: Mesh, *, dtype: str = "") -> Encoders:
+    """Encoders that run programs on the share of each device; `dtype` as in `jitted`."""
 
     def everywhere(program):
-        def encoded(params, *inputs):
+        def encode(params, *inputs):
             specs = (REPLICATED, *[BATCH] * len(inputs))
             run = jax.shard_map(program.call, mesh=mesh, in_specs=specs, out_specs=BATCH)
-            return jax.lax.with_sharding_constraint(run(flat(params), *inputs), whole)
+            return run(flat(params), *inputs)
 
-        return jax.jit(encoded)
+        return jitted(encode, mesh, dtype=dtype)
 
     image, text = map(everywhere, programs)
     return Encoders(image, text, mesh)

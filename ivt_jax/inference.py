@@ -142,7 +142,7 @@ def load(
         source = sources.held(sources.read(path, step, vocabulary), dtype)
         mesh = make_mesh(data=-1, fsdp=1)
         params = jax.device_put(source.params, NamedSharding(mesh, REPLICATED))
-        encoders = sources.encoders_of(source.config, mesh)
+        encoders = sources.encoders_of(source.config, mesh, dtype=dtype)
         model = Retriever(source.config, source.step, params, encoders, source.tokenizer)
     place = str(path) if str(path).startswith("hf://") else str(folder.resolve())
     return dataclasses.replace(model, path=place)
@@ -165,7 +165,7 @@ def _load_programs(folder: Path, step: int | None, dtype: str) -> Retriever:
     params = aot.nested(weights, tokens="int8" if facts["dtype"] == "int8_dynamic" else "float")
     mesh = make_mesh(data=-1, fsdp=1)
     params = jax.device_put(params, NamedSharding(mesh, REPLICATED))
-    encoders = aot.program_encoders(programs, mesh)
+    encoders = aot.program_encoders(programs, mesh, dtype=facts["dtype"])
     return Retriever(config, facts["step"], params, encoders, load_tokenizer(folder / "vocab.txt"))
 
 

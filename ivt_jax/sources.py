@@ -50,10 +50,10 @@ def held(source: Source, dtype: str) -> Source:
     )
 
 
-def encoders_of(config: ConfigDict, mesh: jax.sharding.Mesh) -> Encoders:
-    """The encoders of a configuration, to be traced at their first call."""
+def encoders_of(config: ConfigDict, mesh: jax.sharding.Mesh, *, dtype: str) -> Encoders:
+    """The encoders of a source `held` in a dtype, to be traced at their first call."""
     graphdef, _ = split_model(IVTConfig(**config.model))
-    return make_encoders(graphdef, mesh)
+    return make_encoders(graphdef, mesh, dtype=dtype or config.model.dtype)
 
 
 def read_run(run: Path, step: int | None) -> tuple[ConfigDict, int, dict]:

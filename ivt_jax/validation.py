@@ -75,6 +75,8 @@ RULES: dict[str, Rule] = {
     "model.remat": _one_of("none", "block"),
     MIXTURE: Rule(lambda value: min(value.values()) > 0, "must hold weights above 0 only"),
     "data.text_length": Rule(lambda value: value >= 3, "must be at least 3: [CLS], a word, [SEP]"),
+    "data.word_length": Rule(lambda value: value == 0 or value >= 3, "must be 0 or at least 3"),
+    "data.phrase_length": Rule(lambda value: value == 0 or value >= 3, "must be 0 or at least 3"),
     "data.separator": _one_of("none", "sep"),
     "data.entries": _one_of("captions", "images"),
     "data.sampler": _one_of("shuffle", "identity"),
@@ -145,6 +147,13 @@ RELATIONS: tuple[tuple[tuple[str, ...], Callable[..., Any]], ...] = (
         lambda stride, patch: (
             stride > patch and f"must not exceed model.patch_size = {patch}, or pixels are skipped"
         ),
+    ),
+    *(
+        (
+            (f"data.{level}_length", "data.text_length"),
+            lambda length, most: length > most and f"must not exceed data.text_length = {most}",
+        )
+        for level in ("word", "phrase")
     ),
     (
         ("data.text_length", "model.max_text_positions"),

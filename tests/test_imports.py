@@ -19,7 +19,6 @@ LEVELS = {
     "ivt_jax.validation": 1,
     "ivt_jax.config": 1,
     "ivt_jax.losses": 1,
-    "ivt_jax.model.masking": 1,
     "ivt_jax.model.pixels": 1,
     "ivt_jax.model": 2,
     "ivt_jax.retrieval.metrics": 1,

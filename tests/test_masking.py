@@ -7,7 +7,14 @@ import pytest
 from tiny import CONFIG, network
 
 from ivt_jax.model import masking
-from ivt_jax.model.masking import drop_image_tokens, drop_text_tokens, hidden_keys, mask_tokens
+from ivt_jax.model.masking import (
+    drop_words,
+    hidden_keys,
+    image_slots,
+    mask_images,
+    text_slots,
+    visible_words,
+)
 
 KEY = jax.random.key(7)
 
@@ -17,6 +24,17 @@ def numbered(rows, count, width=4):
     tokens = np.zeros((rows, count, width), np.float32)
     tokens[..., 0] = np.arange(count) + 1
     return jnp.asarray(tokens)
+
+
+def drop_image_tokens(key, tokens, *, ratio, draws):
+    kept, mask = mask_images(key, tokens, strategy="drop", ratio=ratio, draws=draws)
+    assert mask is None
+    return kept
+
+
+def drop_text_tokens(key, tokens, mask, *, ratio, draws):
+    visible = visible_words(key, mask, strategy="drop", ratio=ratio, draws=draws)
+    return drop_words(tokens, visible, strategy="drop", ratio=ratio)
 
 
 def places(tokens):
@@ -31,6 +49,7 @@ def test_images_lose_exactly_their_share_and_never_the_class_token(ratio, count,
     kept = drop_image_tokens(KEY, numbered(5, count), ratio=ratio, draws=draws)
     found = places(kept)
     assert found.shape == (5, count - int(ratio * (count - 1)))
+    assert found.shape[1] == image_slots(count, strategy="drop", ratio=ratio)
     assert (found[:, 0] == 0).all()
     assert (np.diff(found, axis=1) > 0).all() and found.max() < count
     if draws == "batch":
@@ -58,6 +77,7 @@ def test_texts_lose_their_share_of_real_tokens_whatever_their_length(length, rat
     )
     drops = np.array([int(ratio * n) for n in real])
     assert tokens.shape == (length, 1 + (real - drops).max(), 4)
+    assert tokens.shape[1] == text_slots(length, strategy="drop", ratio=ratio)
     found, kept_mask = places(tokens), np.asarray(kept_mask)
     assert (kept_mask.sum(axis=1) == 1 + real - drops).all()
     assert (found[:, 0] == 0).all()
@@ -146,11 +166,15 @@ def test_official_draws_once_for_a_batch():
 
 
 def run(**changes):
-    options = {"strategy": "official", "image_ratio": 0.5, "text_ratio": 0.5, "draws": "sample"}
-    key = changes.pop("key", KEY)
+    """What comes in, and what masking makes of it: images, their mask, texts, their mask."""
+    options = {"strategy": "official", "ratio": 0.5, "draws": "sample"} | changes
+    keys = [options.pop("key")] * 2 if "key" in options else jax.random.split(KEY)
     mask = jnp.arange(12)[None] < jnp.full((64, 1), 4)
     images, texts = numbered(64, 21), numbered(64, 12)
-    return (images, texts, mask), mask_tokens(key, images, texts, mask, **(options | changes))
+    visible = visible_words(keys[1], mask, **options)
+    del options["draws"]
+    masked = mask_images(keys[0], images, draws=changes.get("draws", "sample"), **options)
+    return (images, texts, mask), (*masked, *drop_words(texts, visible, **options))
 
 
 def test_official_hides_keys_of_both_modalities_and_can_draw_padding():
@@ -166,7 +190,7 @@ def test_official_hides_keys_of_both_modalities_and_can_draw_padding():
 
 
 def test_the_two_modalities_are_drawn_independently():
-    _, (_, image_mask, _, text_mask) = run(strategy="official", image_ratio=0.9, text_ratio=0.9)
+    _, (_, image_mask, _, text_mask) = run(ratio=0.9)
     image_count = np.asarray(image_mask).sum(axis=1)
     text_count = np.asarray(text_mask).sum(axis=1)
     assert abs(np.corrcoef(image_count, text_count)[0, 1]) < 0.4
@@ -174,14 +198,19 @@ def test_the_two_modalities_are_drawn_independently():
 
 @pytest.mark.parametrize("changes", [{"key": None}, {"strategy": "none"}])
 def test_nothing_is_touched(changes):
+    strategy = changes.get("strategy", "official")
+    assert image_slots(21, strategy=strategy, ratio=0.5) == 21
+    assert text_slots(12, strategy=strategy, ratio=0.5) == 12
     (images, texts, mask), found = run(**changes)
     assert found[0] is images and found[1] is None and found[2] is texts and found[3] is mask
 
 
 @pytest.mark.parametrize("changes", [{"strategy": "zero"}, {"draws": "everywhere"}])
 def test_unknown_options_are_named(changes):
-    with pytest.raises(ValueError, match=next(iter(changes.values()))):
-        run(key=None, **changes)
+    for function, rows in ((mask_images, numbered(2, 3)), (visible_words, jnp.ones((2, 3), bool))):
+        options = {"strategy": "drop", "ratio": 0.5, "draws": "sample"} | changes
+        with pytest.raises(ValueError, match=next(iter(changes.values()))):
+            function(None, rows, **options)
 
 
 @pytest.mark.parametrize("shared", [True, False])

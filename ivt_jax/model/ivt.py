@@ -6,13 +6,17 @@ deterministic. Letters: B batch, N image tokens, L text tokens, T either, D widt
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import einops
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from ivt_jax.model.precision import Int8
+from ivt_jax.model.products import apart, attend, dense, gelu_dense, normalised
 from ivt_jax.training.sharding import batch_sharded, gathered
 
 _table = jax.nn.initializers.normal(0.02)
@@ -65,6 +69,39 @@ class IVTConfig:
         return self.grid[0] * self.grid[1] + 1
 
 
+class Views(NamedTuple):
+    """Which views of a batch some rows are, and the length of all texts, 0 = theirs.
+
+    What is random is drawn for the whole batch, so that it does not depend on how it is encoded.
+    """
+
+    every: int = 1
+    own: tuple[int, ...] = (0,)
+    length: int = 0
+
+    def of(self, rows):
+        """Rows (B * every, ...), view by view within a sample -> those of the own views."""
+        if len(self.own) == self.every:
+            return rows
+        rows = rows.reshape(-1, self.every, *rows.shape[1:])[:, np.array(self.own)]
+        return rows.reshape(-1, *rows.shape[2:])
+
+    def kept(self, key, share, rows: int, *shape: int):
+        """True with probability `share`: (rows, *shape), for so many own rows."""
+        drawn = (rows // len(self.own) * self.every, *shape)
+        return self.of(jax.random.bernoulli(key, share, drawn))
+
+
+class Part(NamedTuple):
+    """Tokens (B, T, D) that pass the blocks beside others; the fields are arguments of `encode`."""
+
+    tokens: jax.Array
+    mask: jax.Array | None
+    modality: str
+    key: jax.Array | None = None
+    views: Views = Views()
+
+
 class Attention(nnx.Module):
     """Multi-head self-attention; both modalities share it."""
 
@@ -75,29 +112,19 @@ class Attention(nnx.Module):
 
     def __call__(self, tokens, mask, *, queries: int | None = None):
         """(B, T, D), keys to attend to (B, T) bool or None -> (B, T or queries, D)."""
-        if queries is None:
-            heads = _dense(tokens, *_parameters(self.qkv))
-            heads = einops.rearrange(heads, "b t (s h d) -> s b h t d", s=3, h=self.heads)
-            query, key, value = heads[0], heads[1], heads[2]  # (B, H, T, D/H)
-        else:
-            query, key, value = self._few_queries(tokens, queries)
-        scores = jnp.einsum("bhqd,bhkd->bhqk", query, key) * query.shape[-1] ** -0.5
-        scores = scores.astype(jnp.float32)
-        if mask is not None:
-            scores = jnp.where(mask[:, None, None, :], scores, -1e9)
-        weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-        mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value)
-        mixed = einops.rearrange(mixed, "b h q d -> b q (h d)")
-        return _dense(mixed, *_parameters(self.projection))
-
-    def _few_queries(self, tokens, queries: int):
         (kernel, bias), width = _parameters(self.qkv), tokens.shape[-1]
-        query = _dense(tokens[:, :queries], kernel[:, :width], bias[:width])
-        key_value = _dense(tokens, kernel[:, width:], bias[width:])
         split = "b t (s h d) -> s b h t d"
-        query = einops.rearrange(query, split, s=1, h=self.heads)[0]
-        key, value = einops.rearrange(key_value, split, s=2, h=self.heads)
-        return query, key, value
+        if queries is None:
+            together = dense(tokens, kernel, bias)
+            query, key, value = apart(einops.rearrange(together, split, s=3, h=self.heads))
+        else:
+            first = dense(tokens[:, :queries], kernel[:, :width], bias[:width])
+            rest = dense(tokens, kernel[:, width:], bias[width:])
+            (query,) = einops.rearrange(first, split, s=1, h=self.heads)
+            key, value = apart(einops.rearrange(rest, split, s=2, h=self.heads))
+        mixed = attend(query, key, value, mask)  # (B, H, T, D/H)
+        mixed = einops.rearrange(mixed, "b h q d -> b q (h d)")
+        return dense(mixed, *_parameters(self.projection))
 
 
 class Mlp(nnx.Module):
@@ -110,8 +137,8 @@ class Mlp(nnx.Module):
 
     def __call__(self, tokens):
         """(B, T, D) -> (B, T, D)."""
-        hidden = jax.nn.gelu(_dense(tokens, *_parameters(self.up)), approximate=False)
-        return _dense(hidden, *_parameters(self.down))
+        hidden = dense(tokens, *_parameters(self.up))
+        return gelu_dense(hidden, *_parameters(self.down))
 
 
 class Block(nnx.Module):
@@ -124,13 +151,15 @@ class Block(nnx.Module):
         self.mlp_image = Mlp(config, rngs=rngs)
         self.mlp_text = Mlp(config, rngs=rngs)
 
-    def __call__(self, tokens, mask, *, modality: str, key=None, drop_rate=0.0, queries=None):
+    def __call__(
+        self, tokens, mask, *, modality: str, key=None, drop_rate=0.0, queries=None, views=Views()
+    ):
         """(B, T, D) -> (B, T or queries, D); a branch is dropped for a sample at `drop_rate`."""
         keys = (None, None) if key is None else jax.random.split(key)
         mlp = {"image": self.mlp_image, "text": self.mlp_text}[modality]
-        mixed = self.attention(self.norm1(tokens), mask, queries=queries)
-        tokens = tokens[:, :queries] + _drop_path(mixed, keys[0], drop_rate)
-        return tokens + _drop_path(mlp(self.norm2(tokens)), keys[1], drop_rate)
+        mixed = self.attention(_norm_of(self.norm1, tokens), mask, queries=queries)
+        tokens = tokens[:, :queries] + _drop_path(mixed, keys[0], drop_rate, views)
+        return tokens + _drop_path(mlp(_norm_of(self.norm2, tokens)), keys[1], drop_rate, views)
 
 
 class IVT(nnx.Module):
@@ -162,18 +191,18 @@ class IVT(nnx.Module):
 
     def embed_image(self, images) -> jax.Array:
         """Normalised images (B, H, W, 3) -> tokens (B, N, D), the class token first (Eq. 1)."""
-        patch = gathered(self.patch)
-        tokens = self._patches(patch, images.astype(self.config.dtype))  # (B, N - 1, D)
+        tokens = self._patches(images.astype(self.config.dtype))  # (B, N - 1, D)
         first = (images.shape[0], 1, self.config.width)  # len() would need a known number
         class_token = jnp.broadcast_to(self.class_token[...], first)
         places = self.image_positions[...] + self.image_types[...]
         tokens = jnp.concatenate([class_token.astype(tokens.dtype), tokens], axis=1)
         return batch_sharded(tokens + places.astype(tokens.dtype))
 
-    def _patches(self, patch, images):
+    def _patches(self, images):
         size, stride = self.config.patch_size, self.config.patch_stride
+        kernel, bias = _parameters(self.patch)
         if size != stride:
-            kernel = patch.kernel[...].astype(images.dtype)
+            kernel = gathered(kernel.astype(images.dtype))
             kernel = einops.rearrange(kernel, "(p q c) d -> p q c d", p=size, q=size)
             maps = jax.lax.conv_general_dilated(
                 images,
@@ -182,13 +211,13 @@ class IVT(nnx.Module):
                 "VALID",
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
-            bias = patch.bias[...].astype(images.dtype)
-            return einops.rearrange(maps, "b y x d -> b (y x) d") + bias
+            return einops.rearrange(maps, "b y x d -> b (y x) d") + bias.astype(maps.dtype)
         rows, columns = self.config.grid
         images = images[:, : rows * size, : columns * size]
-        return patch(einops.rearrange(images, "b (y p) (x q) c -> b (y x) (p q c)", p=size, q=size))
+        windows = einops.rearrange(images, "b (y p) (x q) c -> b (y x) (p q c)", p=size, q=size)
+        return dense(windows, kernel, bias)
 
-    def embed_text(self, token_ids, *, key=None) -> jax.Array:
+    def embed_text(self, token_ids, *, key=None, views: Views = Views()) -> jax.Array:
         """Token ids (B, L) int -> tokens (B, L, D); the text's class token is its [CLS] word.
 
         Word, position and type (row 0) tables are added, normalised (epsilon 1e-12) and dropped
@@ -204,10 +233,11 @@ class IVT(nnx.Module):
         rounded = isinstance(words, Int8)
         rows = words.rows(token_ids) if rounded else jnp.take(words, token_ids, axis=0)
         tokens = rows + positions[:length] + self.type_table[0]
-        tokens = self.text_norm(tokens)  # (B, L, D)
+        tokens = _norm_of(self.text_norm, tokens)  # (B, L, D)
         if key is not None and self.config.text_dropout:
-            kept = jax.random.bernoulli(key, 1 - self.config.text_dropout, tokens.shape)
-            tokens = jnp.where(kept, tokens / (1 - self.config.text_dropout), 0)
+            share, shape = 1 - self.config.text_dropout, (views.length or length, tokens.shape[-1])
+            kept = views.kept(key, share, len(tokens), *shape)[:, :length]
+            tokens = jnp.where(kept, tokens / share, 0)
         return batch_sharded(tokens.astype(self.config.dtype))
 
     def encode(self, tokens, mask=None, *, modality: str, key=None, output: str = "class"):
@@ -220,13 +250,19 @@ class IVT(nnx.Module):
           key: randomness of stochastic depth; None = deterministic.
           output: "class" -> features (B, D); "tokens" -> all tokens (B, T, D). Float32 both.
         """
-        if self.config.layers == "scan":
-            tokens = self._scan(tokens, mask, modality, key)
-        else:
-            tokens = self._unroll(tokens, mask, modality, key, output)
+        part = Part(tokens, mask, modality, key)
+        return self.encode_together([part], output=output)[0]
+
+    def encode_together(self, parts: Sequence[Part], *, output: str = "class") -> list[jax.Array]:
+        """What `encode` gives for each part, in one pass: every block's weights are fetched once.
+
+        On several devices their gradients are also summed up once, not once a part.
+        """
+        run = self._scan if self.config.layers == "scan" else self._unroll
+        found = run(parts, output)
         if output == "class":
-            tokens = tokens[:, 0]
-        return self.norm(tokens.astype(jnp.float32))
+            found = [tokens[:, 0] for tokens in found]
+        return [_norm_of(self.norm, tokens.astype(jnp.float32)) for tokens in found]
 
     def image_features(self, images, *, key=None) -> jax.Array:
         """Normalised images (B, H, W, 3) -> features (B, D) float32, not L2-normalised."""
@@ -238,40 +274,54 @@ class IVT(nnx.Module):
         tokens = self.embed_text(token_ids, key=keys[0])
         return self.encode(tokens, token_mask.astype(bool), modality="text", key=keys[1])
 
-    def _layer(self, mask, modality: str, queries: int | None = None):
-        def layer(tokens, block, key, drop_rate):
-            tokens = gathered(block)(
-                tokens, mask, modality=modality, key=key, drop_rate=drop_rate, queries=queries
-            )
-            return batch_sharded(tokens)
+    def _layer(self, parts: Sequence[Part], queries: int | None = None):
+        """One block on the tokens of all parts: (tokens, block, keys, drop rate) -> tokens."""
 
-        if self.config.remat == "block":
-            return jax.checkpoint(layer, prevent_cse=self.config.layers != "scan")
-        return layer
+        def layer_of(part: Part):
+            def layer(tokens, block, key, drop_rate):
+                options = {"modality": part.modality, "views": part.views, "queries": queries}
+                tokens = block(tokens, part.mask, key=key, drop_rate=drop_rate, **options)
+                return batch_sharded(tokens)
+
+            if self.config.remat == "block":
+                return jax.checkpoint(layer, prevent_cse=self.config.layers != "scan")
+            return layer
+
+        def layers(tokens, block, keys, drop_rate):
+            each = zip(parts, tokens, keys, strict=True)
+            return [layer_of(part)(x, block, key, drop_rate) for part, x, key in each]
+
+        return layers
 
     def _drop_rates(self):
         return jnp.linspace(0.0, self.config.drop_path, self.config.depth)
 
-    def _scan(self, tokens, mask, modality, key):
-        layer = self._layer(mask, modality)
-        keys = None if key is None else jax.random.split(key, self.config.depth)
+    def _keys(self, part: Part):
+        return None if part.key is None else jax.random.split(part.key, self.config.depth)
+
+    def _scan(self, parts: Sequence[Part], output: str):
+        del output  # every layer of a scan is the same
+        layer = self._layer(parts)
 
         def step(tokens, scanned):
             return layer(tokens, *scanned), None
 
+        keys = [self._keys(part) for part in parts]
+        tokens = [part.tokens for part in parts]
         tokens, _ = jax.lax.scan(step, tokens, (self.blocks, keys, self._drop_rates()))
         return tokens
 
-    def _unroll(self, tokens, mask, modality, key, output):
-        depth = self.config.depth
-        keys = [None] * depth if key is None else list(jax.random.split(key, depth))
-        rates = self._drop_rates()
-        for index in range(depth):
-            block = jax.tree.map(lambda leaf, index=index: leaf[index], self.blocks)
+    def _unroll(self, parts: Sequence[Part], output: str):
+        depth, rates = self.config.depth, self._drop_rates()
+        keys = [self._keys(part) for part in parts]
+        tokens = [part.tokens for part in parts]
+        leaves, structure = jax.tree.flatten(self.blocks)
+        layers = zip(*map(apart, leaves), strict=True)
+        for index, block in enumerate(jax.tree.unflatten(structure, each) for each in layers):
             # Only the class token leaves the last block, so only its row is computed there.
             queries = 1 if output == "class" and index == depth - 1 else None
-            layer = self._layer(mask, modality, queries)
-            tokens = layer(tokens, block, keys[index], rates[index])
+            own = [None if key is None else key[index] for key in keys]
+            tokens = self._layer(parts, queries)(tokens, block, own, rates[index])
         return tokens
 
 
@@ -314,10 +364,9 @@ def _parameters(linear: nnx.Linear):
     return linear.kernel[...], linear.bias[...]
 
 
-def _dense(tokens, kernel, bias):
-    if isinstance(kernel, Int8):
-        return (kernel.times(tokens) + bias).astype(tokens.dtype)
-    return tokens @ kernel.astype(tokens.dtype) + bias.astype(tokens.dtype)
+def _norm_of(norm: nnx.LayerNorm, tokens):
+    assert norm.scale is not None and norm.bias is not None  # for type checkers: both are made
+    return normalised(tokens, norm.scale[...], norm.bias[...], norm.epsilon)
 
 
 def _norm(config: IVTConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -327,9 +376,9 @@ def _norm(config: IVTConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
     )
 
 
-def _drop_path(branch, key, rate):
+def _drop_path(branch, key, rate, views: Views = Views()):
     """Zeroes a residual branch for whole samples and scales the others up (stochastic depth)."""
     if key is None:
         return branch
-    kept = jax.random.bernoulli(key, 1 - rate, (len(branch), 1, 1))
+    kept = views.kept(key, 1 - rate, len(branch), 1, 1)
     return jnp.where(kept, branch / jnp.asarray(1 - rate, branch.dtype), 0)

@@ -8,89 +8,101 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ivt_jax.model.products import dot
 
-def mask_tokens(
-    key,
-    image_tokens,
-    text_tokens,
-    text_mask,
-    *,
-    strategy: str,
-    image_ratio: float,
-    text_ratio: float,
-    draws: str,
-):
-    """Masks both modalities of a batch with independent draws.
+STRATEGIES = ("drop", "official", "none")
+DRAWS = ("sample", "batch")
+
+
+def image_slots(count: int, *, strategy: str, ratio: float) -> int:
+    """How many of `count` image tokens, the class token among them, enter the blocks."""
+    return count - int(ratio * (count - 1)) * (strategy == "drop")
+
+
+def text_slots(length: int, *, strategy: str, ratio: float) -> int:
+    """How many tokens of texts of up to `length` enter the blocks: the most that can be left."""
+    if strategy != "drop":
+        return length
+    return 1 + int(np.max(np.arange(length) - _drops(length, ratio)))
+
+
+def mask_images(key, tokens, *, strategy: str, ratio: float, draws: str):
+    """Masks the patches of every image; the class token always stays.
 
     Args:
       key: randomness; None = no masking (evaluation).
-      image_tokens: (B, N, D); text_tokens: (B, L, D); text_mask: (B, L) bool, real tokens.
-      strategy: "drop" removes a fixed share, `drop_image_tokens` and `drop_text_tokens`;
-        "official" hides a random number of them, `hidden_keys`; "none".
-      image_ratio, text_ratio: the share, or for "official" the largest share, in [0, 1).
+      tokens: (B, N, D).
+      strategy: "drop" removes floor(ratio * (N - 1)) patches; "official" hides a random number of
+        them, `hidden_keys`; "none".
       draws: "sample" draws for every sample, "batch" once for the whole batch.
 
     Returns:
-      image_tokens (B, N', D), image_mask (B, N') bool or None,
-      text_tokens (B, L', D), text_mask (B, L') bool.
+      tokens (B, N', D), and which may be attended to: (B or 1, N') bool, or None for all.
 
     Raises:
       ValueError: unknown strategy or draws.
     """
-    if strategy not in ("drop", "official", "none"):
-        raise ValueError(f'masking strategy must be "drop", "official" or "none", not {strategy!r}')
-    if draws not in ("sample", "batch"):
-        raise ValueError(f'masking draws must be "sample" or "batch", not {draws!r}')
-    if key is None or strategy == "none":
-        return image_tokens, None, text_tokens, text_mask
-    image_key, text_key = jax.random.split(key)
-    if strategy == "official":
-        draw = {"rows": len(image_tokens), "draws": draws}
-        image_kept = ~hidden_keys(image_key, image_tokens.shape[1], ratio=image_ratio, **draw)
-        text_kept = ~hidden_keys(text_key, text_tokens.shape[1], ratio=text_ratio, **draw)
-        return image_tokens, image_kept, text_tokens, text_mask & text_kept
-    image_tokens = drop_image_tokens(image_key, image_tokens, ratio=image_ratio, draws=draws)
-    text_tokens, text_mask = drop_text_tokens(
-        text_key, text_tokens, text_mask, ratio=text_ratio, draws=draws
-    )
-    return image_tokens, None, text_tokens, text_mask
-
-
-def drop_image_tokens(key, tokens, *, ratio: float, draws: str):
-    """Removes floor(ratio * (N - 1)) patches of every image: (B, N, D) -> (B, N', D)."""
+    _check(strategy, draws)
     rows, count, _ = tokens.shape
-    dropped = int(ratio * (count - 1))
+    if key is None or strategy == "none":
+        return tokens, None
+    if strategy == "official":
+        return tokens, ~hidden_keys(key, count, ratio=ratio, rows=rows, draws=draws)
+    dropped = count - image_slots(count, strategy=strategy, ratio=ratio)
     order = jnp.argsort(_scores(key, rows, count - 1, draws), axis=1)  # (B or 1, N - 1)
     kept = jnp.sort(order[:, dropped:], axis=1) + 1
     kept = jnp.concatenate([jnp.zeros_like(kept[:, :1]), kept], axis=1)  # (B or 1, N')
-    return _select(tokens, kept)
+    return _select(tokens, kept), None
 
 
-def drop_text_tokens(key, tokens, mask, *, ratio: float, draws: str):
-    """Removes floor(ratio * n) of the n real tokens after [CLS] of every text.
+def visible_words(key, mask, *, strategy: str, ratio: float, draws: str):
+    """Which tokens of texts stay: mask (B, L) bool of the real ones -> (B, L) bool.
 
-    What is left moves to a static number of slots, in order; padding fills the rest. With
-    draws="batch" all texts rank their tokens by one draw, and each drops its own share.
-
-    Args:
-      tokens: (B, L, D); mask: (B, L) bool, real tokens, [CLS] included.
-
-    Returns:
-      tokens (B, L', D), mask (B, L'), with L' = 1 + the most real tokens that can be left.
+    "drop" takes floor(ratio * n) of the n real tokens after [CLS] of every text; with
+    draws="batch" all texts rank their tokens by one draw, and each loses its own share.
+    "official" takes what `hidden_keys` says. Arguments and errors are those of `mask_images`.
     """
-    rows, length, _ = tokens.shape
-    # A table from Python's own arithmetic, so that the slots and the drops cannot disagree.
-    drops = np.array([int(ratio * real) for real in range(length)])
-    slots = 1 + int(np.max(np.arange(length) - drops))
+    _check(strategy, draws)
+    rows, length = mask.shape
+    if key is None or strategy == "none":
+        return mask
+    if strategy == "official":
+        return mask & ~hidden_keys(key, length, ratio=ratio, rows=rows, draws=draws)
+    drops = jnp.array(_drops(length, ratio))
     real = mask.at[:, 0].set(False)
     scores = jnp.where(real, _scores(key, rows, length, draws), 2.0)  # real ones first
     rank = jnp.argsort(jnp.argsort(scores, axis=1), axis=1)
-    dropped = real & (rank < jnp.asarray(drops)[jnp.sum(real, axis=1)][:, None])
-    kept = (mask & ~dropped).at[:, 0].set(True)
-    # Kept tokens first, then padding, then the dropped; a stable sort keeps their order.
-    order = jnp.argsort(jnp.where(kept, 0, jnp.where(dropped, 2, 1)), axis=1, stable=True)
-    order = order[:, :slots]  # (B, L')
-    return _select(tokens, order), jnp.take_along_axis(kept, order, axis=1)
+    dropped = real & (rank < drops[jnp.sum(real, axis=1)][:, None])
+    return (mask & ~dropped).at[:, 0].set(True)
+
+
+def drop_words(tokens, visible, *, strategy: str, ratio: float):
+    """Moves the visible tokens of texts to a static number of slots, in order.
+
+    Args:
+      tokens: (B, L, D); visible: (B, L) bool, from `visible_words` with the same options.
+
+    Returns:
+      tokens (B, L', D), real (B, L') bool, with L' of `text_slots`; all as it was but for "drop".
+    """
+    slots = text_slots(tokens.shape[1], strategy=strategy, ratio=ratio)
+    if strategy != "drop":
+        return tokens, visible
+    order = jnp.argsort(~visible, axis=1, stable=True)[:, :slots]  # (B, L')
+    return _select(tokens, order), jnp.take_along_axis(visible, order, axis=1)
+
+
+def _drops(length: int, ratio: float) -> np.ndarray:
+    """Tokens to drop of texts with 0 to length - 1 real ones."""
+    # A table from Python's own arithmetic, so that the slots and the drops cannot disagree.
+    return np.array([int(ratio * real) for real in range(length)])
+
+
+def _check(strategy: str, draws: str) -> None:
+    if strategy not in STRATEGIES:
+        raise ValueError(f'masking strategy must be "drop", "official" or "none", not {strategy!r}')
+    if draws not in DRAWS:
+        raise ValueError(f'masking draws must be "sample" or "batch", not {draws!r}')
 
 
 def hidden_keys(key, count: int, *, ratio: float, rows: int, draws: str):
@@ -111,12 +123,30 @@ def _scores(key, rows: int, count: int, draws: str):
     return jax.random.uniform(key, (rows if draws == "sample" else 1, count))
 
 
+@jax.custom_vjp
 def _select(tokens, indices):
-    """Rows of tokens by index: (B, T, D), (B or 1, K) -> (B, K, D).
+    """Rows of tokens by distinct indices: (B, T, D), (B or 1, K) -> (B, K, D).
 
     A product with one-hot rows: exact, and its gradient is a product too, where the gradient of
     a gather is a scatter, slow on every backend.
     """
-    one_hot = jax.nn.one_hot(indices, tokens.shape[1], dtype=tokens.dtype)  # (B or 1, K, T)
+    return _one_hot_product(tokens, indices, axis=-1, depth=tokens.shape[1])
+
+
+def _select_forward(tokens, indices):
+    return _select(tokens, indices), (indices, tokens[:0])
+
+
+def _select_backward(saved, slope):
+    indices, like = saved
+    return _one_hot_product(slope, indices, axis=1, depth=like.shape[1]), None
+
+
+_select.defvjp(_select_forward, _select_backward)
+
+
+def _one_hot_product(tokens, indices, *, axis: int, depth: int):
+    one_hot = jax.nn.one_hot(indices, depth, dtype=tokens.dtype, axis=axis)
     one_hot = jnp.broadcast_to(one_hot, (len(tokens), *one_hot.shape[1:]))
-    return jnp.einsum("bkt,btd->bkd", one_hot, tokens, precision=jax.lax.Precision.HIGHEST)
+    picked = dot(one_hot, tokens, "bkt,btd->bkd", precision=jax.lax.Precision.HIGHEST)
+    return picked.astype(tokens.dtype)

@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding
 
 from ivt_jax.data.texts import Tokenizer
 from ivt_jax.model.pixels import normalise
+from ivt_jax.model.products import compiler_options
 from ivt_jax.training.sharding import REPLICATED, to_global
 
 BUCKET = 16  # tokens; texts are padded to a multiple of it
@@ -33,18 +34,25 @@ class Encoders:
     mesh: jax.sharding.Mesh
 
 
-def make_encoders(graphdef, mesh: jax.sharding.Mesh) -> Encoders:
-    """Compiles nothing yet: shapes come with the first call."""
-    whole = NamedSharding(mesh, REPLICATED)
+def make_encoders(graphdef, mesh: jax.sharding.Mesh, *, dtype: str = "") -> Encoders:
+    """Encoders of a model, see `jitted`."""
     image, text = encoding_functions(graphdef)
+    return Encoders(jitted(image, mesh, dtype=dtype), jitted(text, mesh, dtype=dtype), mesh)
 
-    def everywhere(encode):
-        def encoded(*arguments):
-            return jax.lax.with_sharding_constraint(encode(*arguments), whole)
 
-        return jax.jit(encoded)
+def jitted(encode: Callable, mesh: jax.sharding.Mesh, *, dtype: str):
+    """An encoder whose result is whole on every device; compiled when shapes come.
 
-    return Encoders(everywhere(image), everywhere(text), mesh)
+    `dtype` is what its parameters are held as, by which the compiler is told what to prefer; "" =
+    nothing.
+    """
+    whole = NamedSharding(mesh, REPLICATED)
+
+    def encoded(*arguments):
+        return jax.lax.with_sharding_constraint(encode(*arguments), whole)
+
+    options = compiler_options(mesh.devices.flat[0].platform, dtype)
+    return jax.jit(encoded, compiler_options=options)
 
 
 def encoding_functions(graphdef) -> tuple[Callable, Callable]:

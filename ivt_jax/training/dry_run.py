@@ -21,12 +21,12 @@ from ml_collections import ConfigDict
 from ivt_jax.config import validate
 from ivt_jax.errors import UserError
 from ivt_jax.model.ivt import IVTConfig
-from ivt_jax.model.masking import mask_tokens
+from ivt_jax.model.masking import image_slots, text_slots
 from ivt_jax.training.chips import CHIPS, GIB, Chip, Target, network_seconds, parse_target
 from ivt_jax.training.compilation_cache import nothing_kept
 from ivt_jax.training.compiled import KINDS, Traffic, read_traffic
 from ivt_jax.training.flops import StepFlops, step_flops
-from ivt_jax.training.program import batch_shapes, make_program
+from ivt_jax.training.program import batch_shapes, make_program, text_lengths
 from ivt_jax.training.sharding import make_mesh
 
 # libtpu looks for a TPU and its neighbours unless it is told; compiling needs neither.
@@ -235,21 +235,18 @@ def _read(compiled, **known) -> Compiled:
 
 def count_flops(config: ConfigDict, *, views: tuple[str, ...]) -> StepFlops:
     """Our count of a step of `config`, with the tokens that its masking leaves."""
-    model = IVTConfig(**config.model)
-    tokens = [
-        jax.ShapeDtypeStruct((1, length, 1), "float32")
-        for length in (model.image_tokens, config.data.text_length)
+    model, masking = IVTConfig(**config.model), config.masking
+    strategy = masking.strategy
+    text_tokens = [
+        text_slots(length, strategy=strategy, ratio=masking.text_ratio)
+        for length in text_lengths(config, views=views)
     ]
-    mask = jax.ShapeDtypeStruct((1, config.data.text_length), "bool")
-    image, _, text, _ = jax.eval_shape(
-        lambda *arrays: mask_tokens(jax.random.key(0), *arrays, **config.masking), *tokens, mask
-    )
     return step_flops(
         model,
         batch_size=config.training.batch_size,
         views=len(views),
-        image_tokens=image.shape[1],
-        text_tokens=text.shape[1],
+        image_tokens=image_slots(model.image_tokens, strategy=strategy, ratio=masking.image_ratio),
+        text_tokens=tuple(text_tokens),
         accumulate=config.training.accumulate,
         accumulate_negatives=config.training.accumulate_negatives,
     )

@@ -99,7 +99,8 @@ def _train(
         epoch_steps=epoch_steps,
     )
     check = make_check(program.shapes, program.shardings, mesh)
-    evaluator = _Evaluator(config, data, make_encoders(program.graphdef, mesh), life)
+    encoders = make_encoders(program.graphdef, mesh, dtype=config.model.dtype)
+    evaluator = _Evaluator(config, data, encoders, life)
 
     with (
         jax.set_mesh(mesh),

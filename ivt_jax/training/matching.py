@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import einops
 import jax
+import jax.numpy as jnp
 
 from ivt_jax.losses.cmpm import cmpm
 from ivt_jax.losses.cmpm_rows import cmpm_rows
-from ivt_jax.model.ivt import IVT
-from ivt_jax.model.masking import mask_tokens
+from ivt_jax.model.ivt import IVT, Part, Views
+from ivt_jax.model.masking import drop_words, mask_images, visible_words
 from ivt_jax.model.pixels import normalise, random_erase
 from ivt_jax.training.sharding import all_rows, batch_sharded, gathered, per_device
 
@@ -28,14 +29,21 @@ class Objective:
 
 
 def matching_objective(
-    *, views: tuple[str, ...], erase: float, masking: dict, levels: str, **loss
+    *,
+    views: tuple[str, ...],
+    erase: float,
+    masking: dict,
+    levels: str,
+    lengths: tuple[int, ...] = (),
+    **loss,
 ) -> Objective:
     """CMPM of the features of a batch, as `training.loop` differentiates it.
 
     Args:
       views: names of the V views of a batch, the text levels.
       erase: probability of random erasing, `config.data.erase`.
-      masking: the keyword arguments of `mask_tokens`, `config.masking`.
+      masking: `config.masking`.
+      lengths: the most tokens a text of each view has, () = as many as the batch has places.
       levels: "joint" = one CMPM over all views, so every pair of one identity is a positive
         across levels (official code); "separate" = the sum of one CMPM a level (paper Fig. 2);
         "sentence", with its one view, is the baseline without MLA.
@@ -54,37 +62,65 @@ def matching_objective(
         total = sum(by_level.values())
         return total, {"loss": total, **by_level}
 
-    return Objective(functools.partial(masked_features, erase=erase, masking=masking), matched)
+    features = functools.partial(masked_features, erase=erase, masking=masking, lengths=lengths)
+    return Objective(features, matched)
 
 
-def masked_features(model: IVT, batch: dict, key, *, erase: float, masking: dict):
-    """Erases, embeds, masks and encodes every view of a batch.
+def masked_features(
+    model: IVT, batch: dict, key, *, erase: float, masking: dict, lengths: tuple[int, ...] = ()
+):
+    """Erases, embeds, masks and encodes every view of a batch, all in one pass over the blocks.
 
     Args:
       batch: images uint8 (B, V, H, W, 3), token_ids int32 (B, V, L), token_mask bool (B, V, L).
       key: randomness of erasing, dropout, masking and stochastic depth.
       erase: probability of random erasing.
-      masking: the keyword arguments of `mask_tokens`.
+      masking: strategy, draws and the two ratios, as `mask_images` and `visible_words` take them.
+      lengths: the most tokens a text of each view has; texts of one length are encoded together
+        and without the padding behind it, which changes nothing but the time. () = L each.
 
     Returns:
       image_features, text_features: (B, V, D) float32, not normalised.
     """
     erase_key, dropout_key, mask_key, image_key, text_key = jax.random.split(key, 5)
-    views = batch["images"].shape[1]
+    mask_key, words_key = jax.random.split(mask_key)
+    options = {name: masking[name] for name in ("strategy", "draws")}
+    ratio = masking["text_ratio"]
+    views, length = batch["token_ids"].shape[1:]
     images = normalise(einops.rearrange(batch["images"], "b v h w c -> (b v) h w c"))
     images = random_erase(erase_key, images, probability=erase)
-    token_ids = einops.rearrange(batch["token_ids"], "b v l -> (b v) l")
-    token_mask = einops.rearrange(batch["token_mask"], "b v l -> (b v) l")
-    image_tokens, image_mask, text_tokens, text_mask = mask_tokens(
-        mask_key,
-        model.embed_image(images),
-        model.embed_text(token_ids, key=dropout_key),
-        token_mask,
-        **masking,
+    tokens, mask = mask_images(
+        mask_key, model.embed_image(images), ratio=masking["image_ratio"], **options
     )
-    image = model.encode(image_tokens, image_mask, modality="image", key=image_key)
-    text = model.encode(text_tokens, text_mask, modality="text", key=text_key)
-    return tuple(einops.rearrange(x, "(b v) d -> b v d", v=views) for x in (image, text))
+    parts = [Part(tokens, mask, "image", image_key)]
+    ids = einops.rearrange(batch["token_ids"], "b v l -> (b v) l")
+    visible = einops.rearrange(batch["token_mask"], "b v l -> (b v) l")
+    visible = visible_words(words_key, visible, ratio=ratio, **options)
+    groups = _groups(lengths or (length,) * views)
+    for own, most in groups.items():
+        share = Views(views, own, length)
+        tokens = model.embed_text(share.of(ids)[:, :most], key=dropout_key, views=share)
+        tokens, mask = drop_words(
+            tokens, share.of(visible)[:, :most], strategy=masking["strategy"], ratio=ratio
+        )
+        parts.append(Part(tokens, mask, "text", text_key, share))
+    image, *texts = model.encode_together(parts)
+    by_view = {}
+    for own, text in zip(groups, texts, strict=True):
+        by_view |= zip(own, jnp.unstack(_by_view(text, len(own)), axis=1), strict=True)
+    return _by_view(image, views), jnp.stack([by_view[view] for view in range(views)], axis=1)
+
+
+def _groups(lengths: tuple[int, ...]) -> dict[tuple[int, ...], int]:
+    """Views of one length -> that length."""
+    return {
+        tuple(view for view, other in enumerate(lengths) if other == length): length
+        for length in lengths
+    }
+
+
+def _by_view(rows, views: int):
+    return einops.rearrange(rows, "(b v) d -> b v d", v=views)
 
 
 def match(

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from ivt_jax.model.ivt import IVTConfig
+from ivt_jax.model.products import compiler_options
 from ivt_jax.training.health import guarded
 from ivt_jax.training.optimizer import make_optimizer, make_schedule
 from ivt_jax.training.sharding import BATCH, REPLICATED
@@ -54,6 +55,7 @@ def make_program(
         views=views,
         erase=config.data.erase,
         masking=config.masking.to_dict(),
+        lengths=text_lengths(config, views=views),
         **config.objective,
     )
     step = make_step(
@@ -71,19 +73,30 @@ def make_program(
         optimizer=optimizer,
         shapes=shapes,
         shardings=shardings,
-        step=jitted(step, shardings, mesh),
+        step=jitted(step, shardings, mesh, dtype=model.dtype),
     )
 
 
-def jitted(step: Callable, shardings: TrainState, mesh: Mesh):
-    """The step compiled once for its mesh; the new state takes the memory of the old one."""
+def jitted(step: Callable, shardings: TrainState, mesh: Mesh, *, dtype: str = "float32"):
+    """The step compiled once for its mesh; the new state takes the memory of the old one.
+
+    dtype: of the model's computation, by which the compiler is told what to prefer.
+    """
     replicated = NamedSharding(mesh, REPLICATED)
     return jax.jit(
         step,
         donate_argnums=0,
         in_shardings=(shardings, NamedSharding(mesh, BATCH), replicated),
         out_shardings=(shardings, replicated),
+        compiler_options=compiler_options(mesh.devices.flat[0].platform, dtype),
     )
+
+
+def text_lengths(config: ConfigDict, *, views: tuple[str, ...]) -> tuple[int, ...]:
+    """The most tokens that a text of each view has."""
+    longest = config.data.text_length
+    own = {"word": config.data.word_length, "phrase": config.data.phrase_length}
+    return tuple(min(own.get(view) or longest, longest) for view in views)
 
 
 def batch_shapes(config: ConfigDict, *, views: tuple[str, ...]) -> dict[str, jax.ShapeDtypeStruct]:

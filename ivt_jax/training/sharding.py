@@ -147,6 +147,15 @@ def batch_sharded(tree):
     return constrain(tree, BATCH)
 
 
+def platform() -> str:
+    """What the program being traced is for: "cpu", "gpu" or "tpu".
+
+    That of the mesh, which may be of devices that are not here, else JAX's default.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device is not None else jax.default_backend()
+
+
 def per_device(function):
     """A function of arrays (B, ...) run on each device's share of their rows, as SPMD code.
 
