@@ -92,6 +92,9 @@ class Views(NamedTuple):
         return self.of(jax.random.bernoulli(key, share, drawn))
 
 
+_ALL = Views()
+
+
 class Part(NamedTuple):
     """Tokens (B, T, D) that pass the blocks beside others; the fields are arguments of `encode`."""
 
@@ -99,7 +102,7 @@ class Part(NamedTuple):
     mask: jax.Array | None
     modality: str
     key: jax.Array | None = None
-    views: Views = Views()
+    views: Views = _ALL
 
 
 class Attention(nnx.Module):
@@ -152,7 +155,7 @@ class Block(nnx.Module):
         self.mlp_text = Mlp(config, rngs=rngs)
 
     def __call__(
-        self, tokens, mask, *, modality: str, key=None, drop_rate=0.0, queries=None, views=Views()
+        self, tokens, mask, *, modality: str, key=None, drop_rate=0.0, queries=None, views=_ALL
     ):
         """(B, T, D) -> (B, T or queries, D); a branch is dropped for a sample at `drop_rate`."""
         keys = (None, None) if key is None else jax.random.split(key)
@@ -217,7 +220,7 @@ class IVT(nnx.Module):
         windows = einops.rearrange(images, "b (y p) (x q) c -> b (y x) (p q c)", p=size, q=size)
         return dense(windows, kernel, bias)
 
-    def embed_text(self, token_ids, *, key=None, views: Views = Views()) -> jax.Array:
+    def embed_text(self, token_ids, *, key=None, views: Views = _ALL) -> jax.Array:
         """Token ids (B, L) int -> tokens (B, L, D); the text's class token is its [CLS] word.
 
         Word, position and type (row 0) tables are added, normalised (epsilon 1e-12) and dropped
@@ -376,7 +379,7 @@ def _norm(config: IVTConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
     )
 
 
-def _drop_path(branch, key, rate, views: Views = Views()):
+def _drop_path(branch, key, rate, views: Views = _ALL):
     """Zeroes a residual branch for whole samples and scales the others up (stochastic depth)."""
     if key is None:
         return branch

@@ -126,7 +126,7 @@ def _standard(tokens, epsilon: float):
 
 @jax.custom_vjp
 def attend(query, key, value, mask):
-    """Softmax attention: (B, H, Q, d), (B, H, K, d) twice, keys (B, K) bool or None -> (B, H, Q, d).
+    """Softmax attention: (B, H, Q, d), (B, H, K, d) twice -> (B, H, Q, d).
 
     Scores and softmax are float32; the weights are rounded to the dtype of the values.
     """
