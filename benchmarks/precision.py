@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--data", default="", help="folder of datasets (default: the run's)")
     parser.add_argument("--split", default="test")
     parser.add_argument("--preset", choices=tuple(base.PRESETS), help="untrained, instead of a run")
-    parser.add_argument("--layers", choices=("scan", "unroll"), default="unroll")
+    parser.add_argument("--layers", choices=("scan", "unroll"), default="scan")
     parser.add_argument("--images", type=int, default=64, help="in a batch; as many captions")
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
