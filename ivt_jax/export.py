@@ -168,7 +168,7 @@ def export(run: Path, out: Path, *, to: str, step: int | None = None, dtype: str
         dtype=more.get("dtype", "float32"),
         results=read_results(run, source.step),
         usage=usage,
-        made_with=_version(),
+        made_with=software(),
     )
     (unfinished / "README.md").write_text(card, encoding="utf-8")
     write_sums(unfinished)
@@ -254,7 +254,8 @@ def _open_split(arguments: argparse.Namespace) -> RecordSource:
     return open_dataset(arguments.data or config.data.directory, dataset, arguments.with_split)
 
 
-def _version() -> str:
+def software() -> str:
+    """Versions and, where it is a checkout, the commit of this software."""
     version = f"ivt_jax {ivt_jax.__version__}, Python {platform.python_version()}"
     root = Path(ivt_jax.__file__).parent.parent
     if not (root / ".git").exists():
@@ -264,7 +265,7 @@ def _version() -> str:
         commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         return version
-    return f"{version}, exported at commit {commit}" if commit else version
+    return f"{version}, commit {commit}" if commit else version
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,6 +6,7 @@ query's identity, its own photo included (the protocol of IRRA and its successor
 
 import dataclasses
 import os
+from collections.abc import Callable
 
 import numpy as np
 
@@ -41,8 +42,9 @@ def encode_split(
     length: int,
     separator: str,
     batch_size: int,
+    done: Callable[[int], object] = lambda photos: None,
 ) -> EncodedSplit:
-    """Encodes each image and each caption of a split once.
+    """Encodes each image and each caption of a split once; `done` is told of every photo.
 
     Raises DataError for an image that cannot be decoded: a score must cover the whole gallery.
     """
@@ -54,16 +56,12 @@ def encode_split(
             captions.extend(record["captions"])
             owners.extend([row] * len(record["captions"]))
             yield image
+            done(1)
 
     image_embeddings = encode_images(encoders, params, images(), batch_size=batch_size)
+    reading = {"tokenizer": tokenizer, "length": length, "separator": separator}
     text_embeddings, truncated = encode_texts(
-        encoders,
-        params,
-        captions,
-        tokenizer=tokenizer,
-        length=length,
-        separator=separator,
-        batch_size=batch_size,
+        encoders, params, captions, **reading, batch_size=batch_size
     )
     identities = np.asarray(source.identities)
     return EncodedSplit(
