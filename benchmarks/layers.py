@@ -84,7 +84,7 @@ def _ours(config: IVTConfig, params, tokens, *, backward: bool):
 def _theirs(config: IVTConfig, params, tokens, *, backward: bool):
     dtype = getattr(torch, config.dtype)
     model = modeling_ivt.IVTModel(modeling_ivt.IVTConfig(depth=config.depth))
-    model.load_state_dict({k: torch.from_numpy(v) for k, v in to_pytorch(params, config).items()})
+    model.load_state_dict({k: torch.tensor(v) for k, v in to_pytorch(params, config).items()})
     model = model.to(dtype)
     tokens = torch.from_numpy(tokens).to(dtype)
 

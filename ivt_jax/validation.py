@@ -71,12 +71,11 @@ RULES: dict[str, Rule] = {
     "model.text_dropout": _SHARE,
     "model.position_init": _one_of("normal", "sincos"),
     "model.dtype": _one_of("bfloat16", "float32"),
+    "model.attention": _one_of("auto", "xla"),
     "model.layers": _one_of("scan", "unroll"),
     "model.remat": _one_of("none", "block"),
     MIXTURE: Rule(lambda value: min(value.values()) > 0, "must hold weights above 0 only"),
     "data.text_length": Rule(lambda value: value >= 3, "must be at least 3: [CLS], a word, [SEP]"),
-    "data.word_length": Rule(lambda value: value == 0 or value >= 3, "must be 0 or at least 3"),
-    "data.phrase_length": Rule(lambda value: value == 0 or value >= 3, "must be 0 or at least 3"),
     "data.separator": _one_of("none", "sep"),
     "data.entries": _one_of("captions", "images"),
     "data.sampler": _one_of("shuffle", "identity"),
@@ -123,10 +122,17 @@ for _rule, _fields in {
     " schedule.floor_rate schedule.first_epoch training.steps training.eval_epochs"
     " training.save_epochs training.stop_after watchdog.startup watchdog.step watchdog.step_limit"
     " watchdog.data training.skip_spikes training.rollbacks training.replica_steps",
+    Rule(lambda value: value == 0 or value >= 3, "must be 0 or at least 3"): "data.word_length"
+    " data.phrase_length",
     _POSITIVE: "model.kernel_deviation objective.epsilon optimizer.learning_rate"
     " optimizer.epsilon training.epochs data.worker_deadline",
 }.items():
     RULES |= dict.fromkeys(_fields.split(), _rule)
+
+
+def _shorter(length: int, most: int):
+    return length > most and f"must not exceed data.text_length = {most}"
+
 
 # Fields and what must hold between them: a sentence if it does not. The first field is blamed.
 RELATIONS: tuple[tuple[tuple[str, ...], Callable[..., Any]], ...] = (
@@ -148,13 +154,8 @@ RELATIONS: tuple[tuple[tuple[str, ...], Callable[..., Any]], ...] = (
             stride > patch and f"must not exceed model.patch_size = {patch}, or pixels are skipped"
         ),
     ),
-    *(
-        (
-            (f"data.{level}_length", "data.text_length"),
-            lambda length, most: length > most and f"must not exceed data.text_length = {most}",
-        )
-        for level in ("word", "phrase")
-    ),
+    (("data.word_length", "data.text_length"), _shorter),
+    (("data.phrase_length", "data.text_length"), _shorter),
     (
         ("data.text_length", "model.max_text_positions"),
         lambda length, rows: length > rows and f"must not exceed model.max_text_positions = {rows}",

@@ -1,5 +1,6 @@
 """Levels and negatives of the matching objective, on one device and on a mesh."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from tiny import network, training_batch
+from tiny import CONFIG, network, training_batch
 
 import finetune.objective
 import pretrain.objective
@@ -156,6 +157,40 @@ def test_masking_and_erasing_take_part(evaluate):
     for ours, plain, other in zip(found, (image, text), again, strict=True):
         assert np.abs(ours - plain).max() > 1e-2
         assert np.abs(ours - other).max() > 1e-2
+
+
+@pytest.mark.parametrize("strategy", ["drop", "official", "none"])
+@pytest.mark.parametrize("lengths", [(5, 5, 10), (4, 10, 6)])
+def test_texts_without_their_padding_give_the_same_features_and_gradients(strategy, lengths):
+    """Whatever is random is drawn for the whole batch, so that even that is the same."""
+    batch = training_batch(rows=4, views=3)
+    batch["token_mask"] &= np.arange(10) < np.array(lengths)[:, None]
+    batch = jax.tree.map(jnp.asarray, batch)
+    masking = {"strategy": strategy, "image_ratio": 0.3, "text_ratio": 0.4, "draws": "sample"}
+    graphdef, params = nnx.split(
+        network(dataclasses.replace(CONFIG, drop_path=0.5, text_dropout=0.3))
+    )
+
+    def total(params, lengths):
+        model = nnx.merge(graphdef, params)
+        options = {"erase": 0.0, "masking": masking, "lengths": lengths}
+        found = masked_features(model, batch, KEY, **options)
+        return sum(jnp.sum(x**3) for x in found), found
+
+    run = jax.jit(jax.grad(total, has_aux=True), static_argnums=1)
+    found, expected = run(params, lengths), run(params, ())
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * jnp.abs(theirs).max())
+
+
+def test_the_blocks_see_no_more_of_a_text_than_its_length():
+    batch = jax.tree.map(jnp.asarray, training_batch(rows=4, views=3))
+
+    def text(lengths):
+        run = functools.partial(masked_features, erase=0.0, masking=NONE, lengths=lengths)
+        return jax.jit(lambda: run(network(), batch, KEY)).lower().as_text()
+
+    assert "tensor<4x5x32x" in text((5, 6, 10)) and "tensor<4x5x32x" not in text(())
 
 
 def toy_objective(model, batch, key):

@@ -17,7 +17,7 @@ from ivt_jax.data.cache import Cache
 from ivt_jax.data.images import ImageError, View, decode_resized, drawn_views, write_view
 from ivt_jax.data.records import DataError, RecordSource, entries
 from ivt_jax.data.sampling import IdentityOrder, ShuffledOrder, uniform
-from ivt_jax.data.texts import LEVELS, Tokenizer, text_levels
+from ivt_jax.data.texts import LEVELS, Tokenizer, level_lengths, text_levels
 from ivt_jax.training.faults import strike
 
 _ENDLESS = 1 << 40  # positions; Grain wants a length, the orders have none
@@ -40,6 +40,14 @@ class ViewOptions:
     pad: int
     flip: float
     word_level: str
+    word_length: int = 0
+    phrase_length: int = 0
+
+    @property
+    def text_lengths(self) -> tuple[int, ...]:
+        """The most tokens that a text of each view has."""
+        own = {name: getattr(self, name) for name in ("word_length", "phrase_length")}
+        return level_lengths(self.views, text_length=self.text_length, **own)
 
 
 class TrainingEntries:
@@ -249,19 +257,28 @@ class _Batches:
             )
         ]
         texts, identities, bad = zip(*samples, strict=True)
-        ids, mask, truncated = self.tokenizer.encode(
-            [text for levels in texts for text in levels],
-            length=self.options.text_length,
-            separator=self.options.separator,
-        )  # (B V, L), (B V, L), (B V,)
+        ids, mask, truncated = self._tokenised(texts)
         return {
             "images": images,
-            "token_ids": ids.reshape(self.rows, count, -1),
-            "token_mask": mask.reshape(self.rows, count, -1),
+            "token_ids": ids,
+            "token_mask": mask,
             "identities": np.array(identities, np.int32),
-            "truncated": truncated.reshape(self.rows, count).sum(axis=1, dtype=np.int32),
+            "truncated": truncated,
             "substituted": np.array(bad, np.int32),
         }
+
+    def _tokenised(self, texts: tuple[list[str], ...]) -> tuple[np.ndarray, ...]:
+        """Ids and mask (B, V, L), each view cut to its own length, and texts cut (B,)."""
+        longest, by_view = self.options.text_length, []
+        for view, length in enumerate(self.options.text_lengths):
+            ids, mask, cut = self.tokenizer.encode(
+                [levels[view] for levels in texts], length=length, separator=self.options.separator
+            )
+            room = ((0, 0), (0, longest - length))
+            ids = np.pad(ids, room, constant_values=self.tokenizer.pad_id)
+            by_view.append((ids, np.pad(mask, room), cut))
+        ids, mask, cut = (np.stack(parts, axis=1) for parts in zip(*by_view, strict=True))
+        return ids, mask, cut.sum(axis=1, dtype=np.int32)
 
     def _views(self, places: list[tuple[int, int]]) -> list[list[View]]:
         """The views of the samples at these places, drawn all at once."""

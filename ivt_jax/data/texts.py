@@ -132,6 +132,14 @@ def _read_vocabulary(content: bytes, path: Path) -> dict[str, int]:
     return table
 
 
+def level_lengths(
+    views: tuple[str, ...], *, text_length: int, word_length: int, phrase_length: int
+) -> tuple[int, ...]:
+    """The most tokens that a text of each view has; a level's 0 means `text_length`."""
+    own = {"word": word_length, "phrase": phrase_length}
+    return tuple(own.get(view) or text_length for view in views)
+
+
 def phrase_candidates(caption: str) -> list[str]:
     """The phrases of a caption, of which MLA draws one; lower-cased.
 

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ivt_jax.model.attention import attend
 from ivt_jax.model.precision import Int8
-from ivt_jax.model.products import apart, attend, dense, gelu_dense, normalised
+from ivt_jax.model.products import apart, dense, gelu_dense, normalised
 from ivt_jax.training.sharding import batch_sharded, gathered
 
 _table = jax.nn.initializers.normal(0.02)
@@ -45,6 +46,7 @@ class IVTConfig:
     kernel_deviation: float = 0.02
     position_init: str = "normal"
     dtype: str = "float32"
+    attention: str = "auto"
     layers: str = "scan"
     remat: str = "none"
 
@@ -109,12 +111,12 @@ class Attention(nnx.Module):
     """Multi-head self-attention; both modalities share it."""
 
     def __init__(self, config: IVTConfig, *, rngs: nnx.Rngs):
-        self.heads = config.heads
+        self.heads, self.kernel = config.heads, config.attention
         self.qkv = _linear(config, config.width, 3 * config.width, rngs)
         self.projection = _linear(config, config.width, config.width, rngs)
 
     def __call__(self, tokens, mask, *, queries: int | None = None):
-        """(B, T, D), keys to attend to (B, T) bool or None -> (B, T or queries, D)."""
+        """(B, T, D), keys to attend to as `attend` takes them -> (B, T or queries, D)."""
         (kernel, bias), width = _parameters(self.qkv), tokens.shape[-1]
         split = "b t (s h d) -> s b h t d"
         if queries is None:
@@ -125,7 +127,7 @@ class Attention(nnx.Module):
             rest = dense(tokens, kernel[:, width:], bias[width:])
             (query,) = einops.rearrange(first, split, s=1, h=self.heads)
             key, value = apart(einops.rearrange(rest, split, s=2, h=self.heads))
-        mixed = attend(query, key, value, mask)  # (B, H, T, D/H)
+        mixed = attend(query, key, value, mask, kernel=self.kernel)  # (B, H, T, D/H)
         mixed = einops.rearrange(mixed, "b h q d -> b q (h d)")
         return dense(mixed, *_parameters(self.projection))
 
@@ -248,7 +250,7 @@ class IVT(nnx.Module):
 
         Args:
           tokens: (B, T, D) from `embed_image` or `embed_text`, possibly with tokens dropped.
-          mask: (B, T) bool, the tokens that may be attended to; None = all.
+          mask: the tokens that may be attended to, as `attend` takes it; None = all.
           modality: "image" | "text", which MLP the blocks use.
           key: randomness of stochastic depth; None = deterministic.
           output: "class" -> features (B, D); "tokens" -> all tokens (B, T, D). Float32 both.

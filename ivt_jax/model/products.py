@@ -13,8 +13,6 @@ import jax.numpy as jnp
 from ivt_jax.model.precision import Int8
 from ivt_jax.training.sharding import gathered, platform
 
-_HIDDEN = -1e9  # a score whose weight is exactly zero
-
 
 @functools.cache
 def compiler_options(platform: str, dtype: str) -> dict[str, str]:
@@ -125,52 +123,12 @@ def _standard(tokens, epsilon: float):
 
 
 @jax.custom_vjp
-def attend(query, key, value, mask):
-    """Softmax attention: (B, H, Q, d), (B, H, K, d) twice -> (B, H, Q, d).
-
-    Scores and softmax are float32; the weights are rounded to the dtype of the values.
-    """
-    return _attend_forward(query, key, value, mask)[0]
-
-
-def _attend_forward(query, key, value, mask):
-    scores = dot(query, key, "bhqd,bhkd->bhqk", jnp.float32) * query.shape[-1] ** -0.5
-    if mask is not None:
-        scores = jnp.where(mask[:, None, None, :], scores, _HIDDEN)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    mixed = dot(weights, value, "bhqk,bhkd->bhqd").astype(value.dtype)
-    return mixed, (query, key, value, weights)
-
-
-def _attend_backward(saved, slope):
-    query, key, value, weights = saved
-    to_value = dot(_turned(weights), slope, "bhkq,bhqd->bhkd").astype(value.dtype)
-    to_weights = dot(slope, value, "bhqd,bhkd->bhqk", jnp.float32)
-    weights = weights.astype(jnp.float32)
-    along = jnp.sum(to_weights * weights, axis=-1, keepdims=True)
-    to_scores = weights * (to_weights - along) * query.shape[-1] ** -0.5
-    to_scores = to_scores.astype(query.dtype)
-    to_query = dot(to_scores, key, "bhqk,bhkd->bhqd").astype(query.dtype)
-    to_key = dot(_turned(to_scores), query, "bhkq,bhqd->bhkd").astype(key.dtype)
-    return to_query, to_key, to_value, None
-
-
-attend.defvjp(_attend_forward, _attend_backward)
-
-
-@jax.custom_vjp
 def apart(stacked):
     """The slices of an array along its first axis; their gradients are stacked, not added up."""
     return tuple(jnp.unstack(stacked))
 
 
 apart.defvjp(lambda stacked: (apart(stacked), None), lambda _, slopes: (jnp.stack(slopes),))
-
-
-def _turned(matrices):
-    """The last two axes exchanged, laid out anew where the kernel of a CPU needs that."""
-    turned = jnp.swapaxes(matrices, -1, -2)
-    return jax.lax.optimization_barrier(turned) if _narrow_on_cpu(matrices) else turned
 
 
 def _to_parameters(tokens, kernel, slope):
@@ -197,9 +155,10 @@ def dot(left, right, pattern: str, dtype=None, *, precision=None):
     That is the dtype of the factors, but float32 on a CPU, which rounds no faster itself.
     """
     if dtype is None:
-        dtype = jnp.float32 if _narrow_on_cpu(left) else left.dtype
+        dtype = jnp.float32 if narrow_on_cpu(left) else left.dtype
     return jnp.einsum(pattern, left, right, precision=precision, preferred_element_type=dtype)
 
 
-def _narrow_on_cpu(array) -> bool:
+def narrow_on_cpu(array) -> bool:
+    """Whether products of such factors need the care that the head of this file tells of."""
     return array.dtype != jnp.float32 and platform() == "cpu"

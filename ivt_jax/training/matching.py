@@ -72,7 +72,8 @@ def masked_features(
     """Erases, embeds, masks and encodes every view of a batch, all in one pass over the blocks.
 
     Args:
-      batch: images uint8 (B, V, H, W, 3), token_ids int32 (B, V, L), token_mask bool (B, V, L).
+      batch: images uint8 (B, V, H, W, 3), token_ids int32 (B, V, L), token_mask bool (B, V, L),
+        padding last.
       key: randomness of erasing, dropout, masking and stochastic depth.
       erase: probability of random erasing.
       masking: strategy, draws and the two ratios, as `mask_images` and `visible_words` take them.
@@ -103,6 +104,8 @@ def masked_features(
         tokens, mask = drop_words(
             tokens, share.of(visible)[:, :most], strategy=masking["strategy"], ratio=ratio
         )
+        if masking["strategy"] != "official":
+            mask = jnp.sum(mask, axis=1, dtype=jnp.int32)  # padding stands last: a length will do
         parts.append(Part(tokens, mask, "text", text_key, share))
     image, *texts = model.encode_together(parts)
     by_view = {}

@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
+from ivt_jax.data.texts import level_lengths
 from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.model.products import compiler_options
 from ivt_jax.training.health import guarded
@@ -94,9 +95,8 @@ def jitted(step: Callable, shardings: TrainState, mesh: Mesh, *, dtype: str = "f
 
 def text_lengths(config: ConfigDict, *, views: tuple[str, ...]) -> tuple[int, ...]:
     """The most tokens that a text of each view has."""
-    longest = config.data.text_length
-    own = {"word": config.data.word_length, "phrase": config.data.phrase_length}
-    return tuple(min(own.get(view) or longest, longest) for view in views)
+    names = ("text_length", "word_length", "phrase_length")
+    return level_lengths(views, **{name: config.data[name] for name in names})
 
 
 def batch_shapes(config: ConfigDict, *, views: tuple[str, ...]) -> dict[str, jax.ShapeDtypeStruct]:
