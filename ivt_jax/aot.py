@@ -20,6 +20,7 @@ from ivt_jax.errors import UserError
 from ivt_jax.model.precision import Int8
 from ivt_jax.retrieval.encoding import Encoders, encoding_functions, jitted
 from ivt_jax.training.sharding import BATCH, REPLICATED, path_name
+from ivt_jax.validation import DTYPES
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 PROGRAMS = ("image_encoder.jaxexport", "text_encoder.jaxexport")
@@ -107,6 +108,8 @@ def read_programs(folder: Path) -> tuple[dict[str, Any], dict, list[export.Expor
         raise UserError(f"{folder} is no exported folder: it lacks {', '.join(missing)}")
     check_sums(folder, NEEDED)
     facts = read_facts(folder / CONFIG)
+    if facts.get("dtype") not in DTYPES or facts.get("computation") not in DTYPES[:2]:
+        raise UserError(f"{folder / CONFIG} does not say in which dtype its programs compute")
     programs = [_read_program(folder / name, facts) for name in PROGRAMS]
     wanted = [_wanted(folder / name, one) for name, one in zip(PROGRAMS, programs, strict=True)]
     tensors = open_weights(folder / WEIGHTS).tensors

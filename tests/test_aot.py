@@ -151,6 +151,13 @@ def test_a_program_that_calls_out_of_xla_is_not_run(copy):
     assert "calls code outside of XLA" in refusal(copy)
 
 
+def test_a_configuration_of_no_program_is_a_sentence(copy):
+    facts = json.loads((copy / CONFIG).read_text())
+    for change in ({"dtype": "int4"}, {"computation": None}):
+        (copy / CONFIG).write_text(json.dumps(facts | change))
+        assert f"{copy / CONFIG} does not say in which dtype" in refusal(copy)
+
+
 def test_a_foreign_program_is_a_sentence(copy):
     program = export.export(jax.jit(lambda x: x + 1), platforms=PLATFORMS)(jnp.ones(3))
     (copy / PROGRAMS[0]).write_bytes(program.serialize())

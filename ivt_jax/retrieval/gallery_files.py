@@ -53,9 +53,9 @@ class Facts:
     photos: str  # file names
     embeddings: str
     next_id: int
-    dtype: str = ""  # of the model, one of validation.DTYPES; "" = its own, in older galleries
     generation: int = 1
     format: int = FORMAT
+    dtype: str = ""  # of the model, one of validation.DTYPES; "" = its own, in older galleries
 
 
 def read_gallery(folder: Path) -> tuple[Facts, Photos, np.ndarray]:

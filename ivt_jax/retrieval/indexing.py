@@ -129,7 +129,7 @@ def _old_state(out: Path, model: Retriever, root: Path) -> _State:
         official = Path(model.path).is_file()
         vocabulary = str(model.tokenizer.path.resolve()) if official else ""
         made = (str(root), mark, model.path, model.step, vocabulary, width)
-        facts = Facts(*made, "", "", 0, dtype=model.dtype, generation=0)
+        facts = Facts(*made, "", "", 0, 0, dtype=model.dtype)
         none, hashes = np.zeros(0, np.int64), np.zeros((0, 32), np.uint8)
         return _State(facts, Photos(none, [], none, none, hashes), np.zeros((0, width), np.float32))
     facts, photos, embeddings = read_gallery(out)
