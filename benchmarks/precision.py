@@ -27,13 +27,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import ivt_jax
 from configs import base
 from ivt_jax.aot import flat
+from ivt_jax.dtypes import DTYPES
 from ivt_jax.evaluate import Evaluation, evaluate
 from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.retrieval.encoding import Encoders
 from ivt_jax.sources import Source, encoders_of, held
 from ivt_jax.training.sharding import make_mesh
 from ivt_jax.training.state import random_params
-from ivt_jax.validation import DTYPES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,11 +16,11 @@ from safetensors.numpy import save_file
 
 from ivt_jax.convert.files import open_weights
 from ivt_jax.convert.folder import CONFIG, check_sums, read_facts
+from ivt_jax.dtypes import DTYPES
 from ivt_jax.errors import UserError
 from ivt_jax.model.precision import Int8
 from ivt_jax.retrieval.encoding import Encoders, encoding_functions, jitted
 from ivt_jax.training.sharding import BATCH, REPLICATED, path_name
-from ivt_jax.validation import DTYPES
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 PROGRAMS = ("image_encoder.jaxexport", "text_encoder.jaxexport")

@@ -14,6 +14,7 @@ from rich.table import Table
 from ivt_jax.data.builders.progress import Show, silent
 from ivt_jax.data.images import decode
 from ivt_jax.data.records import RecordSource, open_dataset
+from ivt_jax.dtypes import DTYPES
 from ivt_jax.errors import UserError
 from ivt_jax.inference import Retriever, load
 from ivt_jax.retrieval.encoding import truncation_note
@@ -21,7 +22,6 @@ from ivt_jax.retrieval.evaluate import EncodedSplit, encode_split, score
 from ivt_jax.retrieval.figures import StripResult, StripRow, ranking_strip
 from ivt_jax.retrieval.metrics import METRICS
 from ivt_jax.retrieval.ranking import top_k
-from ivt_jax.validation import DTYPES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,12 +21,12 @@ from ivt_jax.convert.hub import push
 from ivt_jax.convert.official_files import write_official
 from ivt_jax.convert.onnx import write_onnx
 from ivt_jax.data.records import RecordSource, open_dataset
+from ivt_jax.dtypes import DTYPES
 from ivt_jax.errors import UserError
 from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.sources import Source, held, read, read_run
 from ivt_jax.training.checkpoint import FOLDER, read_config
 from ivt_jax.training.state import split_model
-from ivt_jax.validation import DTYPES
 
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp"}  # by the first two bytes
 _PYTORCH_USAGE = """## Use

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ivt_jax.dtypes import DTYPES
 from ivt_jax.errors import UserError
-from ivt_jax.validation import DTYPES
 
 if TYPE_CHECKING:
     from ivt_jax.retrieval.gallery import Gallery

@@ -16,6 +16,7 @@ from ivt_jax import aot
 from ivt_jax.convert.folder import SIZES
 from ivt_jax.data.images import decode, evaluation_image
 from ivt_jax.data.texts import Tokenizer, load_tokenizer
+from ivt_jax.dtypes import DTYPES
 from ivt_jax.errors import UserError
 from ivt_jax.model.precision import Int8
 from ivt_jax.retrieval.encoding import (
@@ -25,7 +26,6 @@ from ivt_jax.retrieval.encoding import (
     truncation_note,
 )
 from ivt_jax.training.sharding import REPLICATED, make_mesh
-from ivt_jax.validation import DTYPES
 
 
 @dataclasses.dataclass(frozen=True)

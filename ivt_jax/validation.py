@@ -21,7 +21,6 @@ MIXTURE = "data.mixture"  # the one field whose keys are the user's: dataset -> 
 DRAWN = ("synthetic_people", "synthetic_scenes")  # drawn when they are absent
 DATASETS = ("cc3m", "sbu", "coco", "vg", "cuhk_pedes", "icfg_pedes", "rstpreid", *DRAWN)
 MANIFEST = "prepared.json"  # in every finished dataset folder
-DTYPES = ("float32", "bfloat16", "int8", "int8_dynamic")  # encoders are held in; see precision.py
 WEIGHT_FILES = (".safetensors", ".npz", ".pth", ".pt", ".bin")
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(@[\w.-]+)?")  # owner/name@revision
 

@@ -16,6 +16,7 @@ PACKAGES = ("configs", "ivt_jax", "pretrain", "finetune")
 LEVELS = {
     "configs": 0,
     "ivt_jax.errors": -1,
+    "ivt_jax.dtypes": -1,
     "ivt_jax.validation": 1,
     "ivt_jax.config": 1,
     "ivt_jax.losses": 1,

@@ -58,7 +58,7 @@ def rounded(matrix, *, axis: int, tokens: str = "float") -> Int8:
 
 
 def held_as(params: dict, dtype: str) -> dict:
-    """Float32 parameters as an encoder holds them; `dtype` is one of validation.DTYPES.
+    """Float32 parameters as an encoder holds them; `dtype` is one of dtypes.DTYPES.
 
     "bfloat16" rounds the kernels, which a bfloat16 model rounds at each use: no embedding changes.
     "int8" rounds the kernels of the blocks, one scale an output, and the word table, one a row;
