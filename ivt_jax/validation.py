@@ -129,8 +129,8 @@ for _rule, _fields in {
     RULES |= dict.fromkeys(_fields.split(), _rule)
 
 
-def _shorter(length: int, most: int):
-    return length > most and f"must not exceed data.text_length = {most}"
+def _at_most(field: str):
+    return lambda value, most: value > most and f"must not exceed {field} = {most}"
 
 
 # Fields and what must hold between them: a sentence if it does not. The first field is blamed.
@@ -153,12 +153,9 @@ RELATIONS: tuple[tuple[tuple[str, ...], Callable[..., Any]], ...] = (
             stride > patch and f"must not exceed model.patch_size = {patch}, or pixels are skipped"
         ),
     ),
-    (("data.word_length", "data.text_length"), _shorter),
-    (("data.phrase_length", "data.text_length"), _shorter),
-    (
-        ("data.text_length", "model.max_text_positions"),
-        lambda length, rows: length > rows and f"must not exceed model.max_text_positions = {rows}",
-    ),
+    (("data.word_length", "data.text_length"), _at_most("data.text_length")),
+    (("data.phrase_length", "data.text_length"), _at_most("data.text_length")),
+    (("data.text_length", "model.max_text_positions"), _at_most("model.max_text_positions")),
     (
         ("training.batch_size", "data.captions_per_identity", "data.sampler"),
         lambda batch, each, sampler: (
@@ -167,10 +164,7 @@ RELATIONS: tuple[tuple[tuple[str, ...], Callable[..., Any]], ...] = (
             and f"must be a multiple of data.captions_per_identity = {each} (identity sampler)"
         ),
     ),
-    (
-        ("schedule.start_rate", "optimizer.learning_rate"),
-        lambda start, peak: start > peak and f"must not exceed optimizer.learning_rate = {peak}",
-    ),
+    (("schedule.start_rate", "optimizer.learning_rate"), _at_most("optimizer.learning_rate")),
     (
         ("schedule.floor_rate", "optimizer.learning_rate", "schedule.name"),
         lambda floor, peak, name: (

@@ -214,6 +214,18 @@ def test_cut_texts_are_counted(tokenizer, batches):
     assert not batch["truncated"].any()
 
 
+def test_a_level_is_cut_to_its_own_length(tokenizer, batches):
+    options = dataclasses.replace(OPTIONS, word_length=3, phrase_length=4)
+    (batch,), whole = read(tokenizer, 1, options=options), batches[0]
+    for view, length in enumerate((3, 4, 12)):
+        mask = whole["token_mask"][:, view] & (np.arange(12) < length)
+        assert np.array_equal(batch["token_mask"][:, view], mask)
+        expected = np.where(mask, whole["token_ids"][:, view], tokenizer.pad_id)
+        assert np.array_equal(batch["token_ids"][:, view], expected)
+    cut = (whole["token_mask"].sum(axis=2) > [3, 4, 12]).sum(axis=1)
+    assert np.array_equal(batch["truncated"], cut + 1) and cut.any()
+
+
 def test_mixtures_keep_their_proportions_and_never_share_identities(tokenizer):
     datasets = [dataset(), dataset(people(), number=1, identity_offset=4)]
     found = read(tokenizer, 1, datasets=datasets, weights=(3.0, 1.0), batch_size=80)

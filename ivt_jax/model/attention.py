@@ -21,12 +21,7 @@ def attend(query, key, value, mask=None, *, kernel: str = "auto"):
     """
     first = mask is not None and mask.ndim == 1
     if kernel == "auto" and (mask is None or first) and cudnn_serves(query, key):
-        lengths = mask.astype(jnp.int32) if first else None
-        rows = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))  # (B, T, H, d)
-        mixed = jax.nn.dot_product_attention(
-            *rows, key_value_seq_lengths=lengths, implementation="cudnn"
-        )
-        return jnp.swapaxes(mixed, 1, 2)
+        return _cudnn(query, key, value, mask)
     if first:
         mask = jnp.arange(key.shape[2]) < mask[:, None]
     return _plain(query, key, value, mask)
@@ -40,6 +35,20 @@ def cudnn_serves(query, key) -> bool:
     device = jax.local_devices()[0]  # one query alone is no work for it
     cuda = "cuda" in device.client.platform_version
     return cuda and float(device.compute_capability) >= 8 and query.shape == key.shape
+
+
+def _cudnn(query, key, value, lengths):
+    rows, _, count, _ = query.shape
+    # JAX refuses an odd number of tokens in training, for the sake of a bias that is not there.
+    odd = count % 2
+    if odd and lengths is None:
+        lengths = jnp.full(rows, count, jnp.int32)
+    room = ((0, 0), (0, odd), (0, 0), (0, 0))
+    padded = [jnp.pad(jnp.swapaxes(x, 1, 2), room) for x in (query, key, value)]  # (B, T, H, d)
+    mixed = jax.nn.dot_product_attention(
+        *padded, key_value_seq_lengths=lengths, implementation="cudnn"
+    )
+    return jnp.swapaxes(mixed[:, :count], 1, 2)
 
 
 @jax.custom_vjp
