@@ -27,7 +27,7 @@ from ivt_jax.data.images import decode, evaluation_image
 from ivt_jax.data.texts import load_tokenizer
 from ivt_jax.inference import Retriever
 from ivt_jax.model.ivt import IVTConfig
-from ivt_jax.retrieval.evaluate import encode_images, make_encoders
+from ivt_jax.retrieval.encoding import encode_images, make_encoders
 from ivt_jax.retrieval.indexing import build_gallery
 from ivt_jax.training.sharding import make_mesh
 from ivt_jax.training.state import random_params, split_model

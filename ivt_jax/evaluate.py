@@ -14,9 +14,11 @@ from rich.table import Table
 from ivt_jax.data.builders.progress import Show, silent
 from ivt_jax.data.images import decode
 from ivt_jax.data.records import RecordSource, open_dataset
+from ivt_jax.dtypes import DTYPES
 from ivt_jax.errors import UserError
 from ivt_jax.inference import Retriever, load
-from ivt_jax.retrieval.evaluate import EncodedSplit, encode_split, score, truncation_note
+from ivt_jax.retrieval.encoding import truncation_note
+from ivt_jax.retrieval.evaluate import EncodedSplit, encode_split, score
 from ivt_jax.retrieval.figures import StripResult, StripRow, ranking_strip
 from ivt_jax.retrieval.metrics import METRICS
 from ivt_jax.retrieval.ranking import top_k
@@ -139,7 +141,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.rows < 0:
         raise UserError(f"--rows={arguments.rows}: name a number of queries, 0 for no picture")
-    model = load(arguments.run, arguments.step)
+    model = load(arguments.run, arguments.step, dtype=arguments.dtype)
     dataset = arguments.dataset or model.config.evaluation.dataset
     if not dataset:
         raise UserError(f"{arguments.run} was trained without a test set; name one with --dataset")
@@ -151,7 +153,9 @@ def main(argv: Sequence[str]) -> int:
         split=arguments.split,
         unmatched=arguments.unmatched,
     )
-    facts = summary(result, run=str(arguments.run), unmatched=arguments.unmatched)
+    facts = summary(
+        result, run=str(arguments.run), unmatched=arguments.unmatched, dtype=model.dtype
+    )
     print_table(
         [result],
         title=f"{dataset} {arguments.split}: {facts['queries']} captions, "
@@ -159,7 +163,9 @@ def main(argv: Sequence[str]) -> int:
     )
     folder = Path(arguments.out or Path(arguments.run) / "results")
     folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / f"{dataset}-{arguments.split}-step{model.step}"
+    # The card of an export quotes the files that end with the step: those in the run's own dtype.
+    dtype = f"-{arguments.dtype}" if arguments.dtype else ""
+    stem = folder / f"{dataset}-{arguments.split}-step{model.step}{dtype}"
     stem.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n")
     written = f"wrote {stem}.json"
     if arguments.rows:
@@ -188,6 +194,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset", default="", help="default: evaluation.dataset of the run")
     parser.add_argument("--data", default="", help="folder of datasets (default: the run's)")
     parser.add_argument("--step", type=int, help="checkpoint; default: the best")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="", help="docs/inference.md (default: the run's)"
+    )
     parser.add_argument("--out", default="", help="folder to write to (default: RUN/results)")
     parser.add_argument(
         "--rows", type=int, default=6, help="queries in the picture (default: 6; 0: no picture)"

@@ -13,21 +13,18 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 import ivt_jax
+from ivt_jax.aot import write_programs
 from ivt_jax.convert.card import model_card, public_config, read_results
-from ivt_jax.convert.exported import (
-    write_facts,
-    write_sums,
-    write_templates,
-    write_tokenizer,
-    write_weights,
-)
+from ivt_jax.convert.exported import write_templates, write_weights
+from ivt_jax.convert.folder import write_facts, write_sums, write_tokenizer
 from ivt_jax.convert.hub import push
 from ivt_jax.convert.official_files import write_official
 from ivt_jax.convert.onnx import write_onnx
 from ivt_jax.data.records import RecordSource, open_dataset
+from ivt_jax.dtypes import DTYPES
 from ivt_jax.errors import UserError
-from ivt_jax.inference import Retriever, load, read_run
 from ivt_jax.model.ivt import IVTConfig
+from ivt_jax.sources import Source, held, read, read_run
 from ivt_jax.training.checkpoint import FOLDER, read_config
 from ivt_jax.training.state import split_model
 
@@ -85,27 +82,65 @@ antialiasing, then value / 127.5 - 1, gives image_embeds. `text_encoder.onnx`: i
 attention_mask int64 (batch, length) from `tokenizer.json` gives text_embeds. Both are
 L2-normalised; their dot product is the similarity.
 """
+_JAX_USAGE = """## Use
+
+`image_encoder.jaxexport` and `text_encoder.jaxexport` are programs of JAX {jax} for CPU, CUDA and
+TPU; `weights.safetensors` holds what they compute with, in {dtype}. A JAX up to six months newer
+reads them.
+
+```python
+import ivt_jax
+
+model = ivt_jax.load(".")
+print(model.encode_text(["a woman in a red coat"]) @ model.encode_image(["a.jpg", "b.jpg"]).T)
+```
+
+Without ivt_jax: `jax.export.deserialize(bytearray(file)).call(weights, images)` takes the tensors
+of `weights.safetensors` by name and uint8 images (rows, height, width, 3), RGB resized bilinearly
+with antialiasing; the text encoder takes int32 ids and a bool mask (rows, tokens), both from
+`tokenizer.json`.
+Both return L2-normalised float32 embeddings.
+"""
 
 
-def write_pytorch(folder: Path, model: Retriever) -> str:
-    """Writes weights and stand-alone PyTorch files; returns the card's words on their use."""
-    write_weights(folder, model.params, IVTConfig(**model.config.model))
+def write_pytorch(folder: Path, source: Source, dtype: str) -> tuple[str, dict]:
+    """Writes weights and stand-alone PyTorch files.
+
+    This and the other writers of TARGETS return the card's words on the use of the folder, and what
+    config.json says beyond the sizes. `dtype` is for `write_jax`.
+    """
+    write_weights(folder, source.params, IVTConfig(**source.config.model))
     write_templates(folder)
-    return _PYTORCH_USAGE
+    return _PYTORCH_USAGE, {}
 
 
-def write_onnx_files(folder: Path, model: Retriever) -> str:
-    """Writes both encoders as ONNX; returns the card's words on their use."""
-    worst = write_onnx(folder, model.params, IVTConfig(**model.config.model))
+def write_onnx_files(folder: Path, source: Source, dtype: str) -> tuple[str, dict]:
+    """Writes both encoders as ONNX."""
+    worst = write_onnx(folder, source.params, IVTConfig(**source.config.model))
     print(f"onnxruntime agrees with PyTorch within {worst:.1e}")
-    return _ONNX_USAGE
+    return _ONNX_USAGE, {}
 
 
-TARGETS = {"pytorch": write_pytorch, "onnx": write_onnx_files}
+def write_jax(folder: Path, source: Source, dtype: str) -> tuple[str, dict]:
+    """Writes both encoders as programs, held in one of DTYPES, "" = the run's own."""
+    source = held(source, dtype)
+    computation = source.config.model.dtype
+    # One program for all platforms takes no kernel that only one of them has.
+    sizes = IVTConfig(**{**source.config.model, "attention": "xla"})
+    length = source.config.data.text_length
+    graphdef, _ = split_model(sizes)
+    write_programs(folder, graphdef, source.params, image_size=sizes.image_size, length=length)
+    facts = {"dtype": dtype or computation, "computation": computation, "jax": jax.__version__}
+    return _JAX_USAGE.format(**facts), facts
 
 
-def export(run: Path, out: Path, *, to: str, step: int | None = None) -> Retriever:
+TARGETS = {"pytorch": write_pytorch, "onnx": write_onnx_files, "jax": write_jax}
+
+
+def export(run: Path, out: Path, *, to: str, step: int | None = None, dtype: str = "") -> int:
     """Writes the checkpoint of a run to the new folder `out`, whole or not at all.
+
+    `to` and `dtype` name a writer of TARGETS and its argument. Returns the step written.
 
     Raises:
       UserError: no run there, `out` exists, or as the target.
@@ -114,32 +149,33 @@ def export(run: Path, out: Path, *, to: str, step: int | None = None) -> Retriev
         raise UserError(f"{run} is no run folder: it has no {FOLDER}", exit_code=4)
     if out.exists():
         raise UserError(f"{out} is there already; name a new folder or remove it")
-    model = load(run, step)
-    config = model.config
+    source = read(run, step)
+    config = source.config
     unfinished = out.with_name(out.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    usage = TARGETS[to](unfinished, model)
+    usage, more = TARGETS[to](unfinished, source, dtype)
     text = {"separator": config.data.separator}
-    write_tokenizer(unfinished, model.tokenizer, length=config.data.text_length, **text)
-    facts = {"step": model.step, "text_length": config.data.text_length, **text}
+    write_tokenizer(unfinished, source.tokenizer, length=config.data.text_length, **text)
+    facts = {"step": source.step, "text_length": config.data.text_length, **text, **more}
     write_facts(unfinished, IVTConfig(**config.model), **facts)
     (unfinished / "training.json").write_text(public_config(config))
     card = model_card(
         out.name,
         config=config,
         earlier=_earlier(config),
-        step=model.step,
+        step=source.step,
         choice=_choice(config, step),
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(model.params)),
-        results=read_results(run, model.step),
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(source.params)),
+        dtype=more.get("dtype", "float32"),
+        results=read_results(run, source.step),
         usage=usage,
         made_with=software(),
     )
     (unfinished / "README.md").write_text(card, encoding="utf-8")
     write_sums(unfinished)
     unfinished.rename(out)
-    return model
+    return source.step
 
 
 def _earlier(config: ConfigDict) -> list[ConfigDict]:
@@ -200,8 +236,10 @@ def main(argv: Sequence[str]) -> int:
     if split and arguments.push:
         raise UserError("--with_split copies photos of people: leave it out of what --push uploads")
     source = _open_split(arguments) if split else None
-    model = export(arguments.run, out, to=arguments.to, step=arguments.step)
-    print(f"wrote {out} (step {model.step})")
+    if arguments.dtype and arguments.to != "jax":
+        raise UserError(f"--dtype is for --to=jax; --to={arguments.to} writes float32")
+    step = export(arguments.run, out, to=arguments.to, step=arguments.step, dtype=arguments.dtype)
+    print(f"wrote {out} (step {step})")
     if source is not None:
         write_split(out / split, source)
         print(f"wrote {out / split}\nnext: python {out / 'evaluate.py'} --data={out / split}")
@@ -245,6 +283,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=(*TARGETS, "official"),
         default="pytorch",
         help="what to write; official: the names and layouts of the official code",
+    )
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="", help="of --to=jax (default: the run's)"
     )
     parser.add_argument("--step", type=int, help="checkpoint; default: the best")
     parser.add_argument("--with_split", help="also write this split as images and captions.json")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ivt_jax.dtypes import DTYPES
 from ivt_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ def main(argv: Sequence[str]) -> int:
     from ivt_jax.retrieval.gallery_files import SKIPPED
     from ivt_jax.retrieval.indexing import build_gallery
 
-    model = load(arguments.run, arguments.step, vocabulary=arguments.vocabulary)
+    how = {"vocabulary": arguments.vocabulary, "dtype": arguments.dtype}
+    model = load(arguments.run, arguments.step, **how)
     out, show = arguments.out, shown_on(sys.stderr, what="photos")
     try:
         report = build_gallery(model, arguments.photos, out, threads=arguments.threads, show=show)
@@ -71,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", required=True, type=Path, help="the gallery: a folder")
     parser.add_argument("--step", type=int, help="checkpoint of a run; default: the best")
     parser.add_argument("--vocabulary", help="of official weights: vocab.txt (default: beside)")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="", help="docs/inference.md (default: the run's)"
+    )
     parser.add_argument(
         "--threads", type=int, default=0, help="that read photos (default: one for each core)"
     )

@@ -1,7 +1,6 @@
 """`ivt_jax.load`: a trained model that turns photos and sentences into embeddings."""
 
 import dataclasses
-import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,24 +12,20 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import base
-from ivt_jax.convert.assemble import assemble
-from ivt_jax.convert.exported import WEIGHTS, read_exported
-from ivt_jax.convert.hub import SCHEME, fetch
-from ivt_jax.convert.official_files import official_run_config, read_official
+from ivt_jax import aot
+from ivt_jax.convert.folder import SIZES
 from ivt_jax.data.images import decode, evaluation_image
 from ivt_jax.data.texts import Tokenizer, load_tokenizer
+from ivt_jax.dtypes import DTYPES
 from ivt_jax.errors import UserError
-from ivt_jax.model.ivt import IVTConfig
-from ivt_jax.retrieval.evaluate import (
+from ivt_jax.model.precision import Int8
+from ivt_jax.retrieval.encoding import (
     Encoders,
     encode_images,
     encode_texts,
-    make_encoders,
     truncation_note,
 )
-from ivt_jax.training.checkpoint import choose_step, read_config, restore_params
 from ivt_jax.training.sharding import REPLICATED, make_mesh
-from ivt_jax.training.state import split_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +87,14 @@ class Retriever:
         return embeddings
 
     @property
+    def dtype(self) -> str:
+        """How it is held and computes: one of "float32", "bfloat16", "int8", "int8_dynamic"."""
+        kernel = self.params["blocks"]["attention"]["qkv"]["kernel"]
+        if isinstance(kernel, Int8):
+            return "int8_dynamic" if kernel.tokens == "int8" else "int8"
+        return self.config.model.dtype
+
+    @property
     def batch_size(self) -> int:
         """Images or captions encoded at once: the run's, rounded up to the devices here."""
         devices = jax.device_count()
@@ -106,69 +109,64 @@ class Retriever:
 
 
 def load(
-    path: str | Path, step: int | None = None, *, vocabulary: str | Path | None = None
+    path: str | Path,
+    step: int | None = None,
+    *,
+    vocabulary: str | Path | None = None,
+    dtype: str = "",
 ) -> Retriever:
     """Loads a run, a folder that `python -m ivt_jax export` wrote, or official IVT weights.
 
     Args:
       path: the --workdir of a training run, an exported folder, "hf://USER/NAME@COMMIT" for one on
-        the Hugging Face hub, or a .safetensors or .pth file of official weights. An exported model
-        computes in float32.
+        the Hugging Face hub, or a .safetensors or .pth file of official weights. What was exported
+        with --to=jax starts without tracing the model.
       step: the checkpoint of a run; None = the best by its validation score, else the newest.
       vocabulary: of official weights, a WordPiece vocab.txt; None = the one beside the file.
+      dtype: "float32" | "bfloat16" | "int8" | "int8_dynamic", which docs/inference.md compares;
+        "" = that of the run or of the export.
 
     Raises:
-      UserError: no run there, no such step, a file that cannot be read safely, or parameters that
-        do not fit; nothing but JSON and tensors is read from either.
+      UserError: no run there, no such step, a file that cannot be read safely, parameters that
+        do not fit, or an unknown dtype; nothing but JSON, tensors and programs that stay inside
+        XLA is read.
     """
-    if Path(path).is_file():
-        model = _load_official(Path(path), vocabulary)
+    if dtype not in ("", *DTYPES):
+        raise UserError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}")
+    folder = Path(path)
+    if (folder / aot.PROGRAMS[0]).is_file():
+        model = _load_programs(folder, step, dtype)
     else:
-        folder = fetch(str(path)) if str(path).startswith(SCHEME) else Path(path)
-        read = _read_exported if (folder / WEIGHTS).is_file() else read_run
-        config, step, params = read(folder, step)
-        model = _retriever(config, step, params, load_tokenizer(folder / "vocab.txt"))
-    place = str(path) if str(path).startswith(SCHEME) else str(Path(path).resolve())
+        from ivt_jax import sources  # with the model's code, which programs do without
+
+        source = sources.held(sources.read(path, step, vocabulary), dtype)
+        mesh = make_mesh(data=-1, fsdp=1)
+        params = jax.device_put(source.params, NamedSharding(mesh, REPLICATED))
+        encoders = sources.encoders_of(source.config, mesh, dtype=dtype)
+        model = Retriever(source.config, source.step, params, encoders, source.tokenizer)
+    place = str(path) if str(path).startswith("hf://") else str(folder.resolve())
     return dataclasses.replace(model, path=place)
 
 
-def _load_official(file: Path, vocabulary: str | Path | None) -> Retriever:
-    source, stated = read_official(file, field="official weights")
-    config = official_run_config(source, stated)
-    tokenizer = load_tokenizer(vocabulary or file.with_name("vocab.txt"))
-    if tokenizer.size > config.model.vocabulary_size:
-        raise UserError(
-            f"the vocabulary {tokenizer.path} has {tokenizer.size} tokens, more than the "
-            f"{config.model.vocabulary_size} rows of the word table in {file}"
-        )
-    params, report = assemble(IVTConfig(**config.model), [source], strict=True, seed=0)
-    logging.info("%s", report)
-    return _retriever(config, 0, params, tokenizer)
-
-
-def _retriever(config: ConfigDict, step: int, params: dict, tokenizer: Tokenizer) -> Retriever:
-    graphdef, _ = split_model(IVTConfig(**config.model))
-    mesh = make_mesh(data=-1, fsdp=1)
-    params = jax.device_put(params, NamedSharding(mesh, REPLICATED))
-    return Retriever(config, step, params, make_encoders(graphdef, mesh), tokenizer)
-
-
-def read_run(run: Path, step: int | None) -> tuple[ConfigDict, int, dict]:
-    """Configuration, step and parameters of a run; step and errors as for `load`."""
-    config = read_config(run)
-    step = choose_step(run, -1 if step is None else step)
-    _, shapes = split_model(IVTConfig(**config.model))
-    return config, step, restore_params(run, step, shapes)
-
-
-def _read_exported(folder: Path, step: int | None) -> tuple[ConfigDict, int, dict]:
-    facts, sizes, params = read_exported(folder)
+def _load_programs(folder: Path, step: int | None, dtype: str) -> Retriever:
+    facts, weights, programs = aot.read_programs(folder)
     if step not in (None, facts["step"]):
         raise UserError(f"{folder} holds step {facts['step']} and no other, so not {step}")
+    if dtype not in ("", facts["dtype"]):
+        raise UserError(
+            f"{folder} was exported in {facts['dtype']}, and its programs cannot compute in "
+            f"{dtype}. Export the run again with --dtype={dtype}"
+        )
     config = base.get_config()
-    config.model.update(dataclasses.asdict(sizes))
+    config.model.update({name: facts[name] for name in SIZES})
+    config.model.image_size = tuple(facts["image_size"])
+    config.model.dtype = facts["computation"]
     config.data.update(text_length=facts["text_length"], separator=facts["separator"])
-    return config, facts["step"], params
+    params = aot.nested(weights, tokens="int8" if facts["dtype"] == "int8_dynamic" else "float")
+    mesh = make_mesh(data=-1, fsdp=1)
+    params = jax.device_put(params, NamedSharding(mesh, REPLICATED))
+    encoders = aot.program_encoders(programs, mesh, dtype=facts["dtype"])
+    return Retriever(config, facts["step"], params, encoders, load_tokenizer(folder / "vocab.txt"))
 
 
 def _pixels(image: Image.Image | str | Path | np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,6 +22,7 @@ import numpy as np
 from ivt_jax.data import images, records
 from ivt_jax.data.builders.faults import described
 from ivt_jax.data.builders.ingest import check
+from ivt_jax.data.builders.progress import shown_on
 from ivt_jax.data.published import PUBLISHED, Counts, Published
 from ivt_jax.data.records import RecordSource
 from ivt_jax.errors import run
@@ -29,7 +30,6 @@ from ivt_jax.errors import run
 _CHUNK = 64  # records that a process examines at once
 _NAMED = 5  # records named in a sentence
 _LONG = 1000  # characters; published captions are shorter
-_SECONDS_BETWEEN_LINES = 10.0
 _DIFFERENT = 5
 
 
@@ -150,9 +150,11 @@ def _examine(
     ]
     examine = functools.partial(_examine_chunk, str(directory), name)
     parts: dict[str, list[Examined]] = {split: [] for split in splits}
-    with _mapper(workers) as mapped:
-        for part in _shown(mapped(examine, chunks), total=sum(sizes.values())):
+    show = shown_on(sys.stderr, did="read")
+    with _mapper(workers) as mapped, show(0, sum(sizes.values())) as advance:
+        for (_, numbers), part in zip(chunks, mapped(examine, chunks), strict=True):
             parts[part.split].append(part)
+            advance(len(numbers))
     return [_joined(split, parts[split]) for split in splits]
 
 
@@ -347,28 +349,6 @@ def _shape_findings(examined: Examined, published: Published) -> Iterator[Findin
         if (lowest, highest) != (first, last):
             sentence = f"identities run from {lowest} to {highest}, published are {first} to {last}"
             yield Finding("difference", "train", sentence)
-
-
-def _shown(parts: Iterable[Examined], *, total: int) -> Iterator[Examined]:
-    """Passes parts on and tells on stderr how far it is: a bar on a terminal, else lines."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    start = told = time.monotonic()
-    terminal = sys.stderr.isatty()
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    done = 0
-    with Progress(*columns, console=Console(file=sys.stderr), disable=not terminal) as bar:
-        task = bar.add_task("reading", total=total)
-        for part in parts:
-            yield part
-            done = min(done + _CHUNK, total)
-            bar.update(task, completed=done)
-            now = time.monotonic()
-            if not terminal and now - told >= _SECONDS_BETWEEN_LINES:
-                told = now
-                left = (now - start) / done * (total - done)
-                print(f"{done:,} of {total:,} records, {left:,.0f} s left", file=sys.stderr)
 
 
 def _text(report: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """A small dataset and a run on it that was never trained, for the tests of exports."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,10 +8,12 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 from tiny import network
 
 from configs import demo
+from ivt_jax.__main__ import main
 from ivt_jax.config import resolved_json
 from ivt_jax.data import synthetic
 from ivt_jax.data.builders.dataset import write_dataset
@@ -63,6 +66,32 @@ def write_run(folder: Path, data: Path, **sizes) -> Path:
         checkpoints.save(state, metrics={"score": 1.0})
         checkpoints.wait()
     return folder
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """Prepared data; this and the fixtures below are imported by the modules that use them."""
+    return write_people(tmp_path_factory.mktemp("data"), identities=12)
+
+
+@pytest.fixture(scope="module")
+def run(people, tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("runs") / "run", people)
+
+
+@pytest.fixture(scope="module")
+def scored(run):
+    """What `evaluate` records about the run."""
+    assert main(["evaluate", f"--run={run}", "--rows=1"]) == 0
+    return json.loads((run / "results" / "synthetic_people-test-step7.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def folder(run, scored, tmp_path_factory):
+    """The run exported for PyTorch, with its test split."""
+    out = tmp_path_factory.mktemp("exported") / "model"
+    assert main(["export", f"--run={run}", f"--out={out}", "--with_split=test"]) == 0
+    return out
 
 
 def python_without(tmp_path: Path, absent: tuple[str, ...], *argv: str):

@@ -13,7 +13,7 @@ from tiny import CONFIG, network
 from configs import base
 from ivt_jax.data.texts import SPECIAL_TOKENS, load_tokenizer
 from ivt_jax.inference import Retriever
-from ivt_jax.retrieval.evaluate import make_encoders
+from ivt_jax.retrieval.encoding import make_encoders
 from ivt_jax.training.sharding import make_mesh
 
 WORDS = ("a", "man", "woman", "red", "coat", "back", "##pack", "-", ".", "with")

@@ -1,45 +1,19 @@
 """The model card: what it tells of the run, what it keeps to itself, and that its code runs."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from exporting import python_without, write_people, write_run
+from exporting import folder, people, python_without, run, scored  # noqa: F401  (fixtures)
 
 import ivt_jax
 from configs import base
-from ivt_jax.__main__ import main
 from ivt_jax.convert.card import model_card, public_config
-from ivt_jax.convert.exported import SUMS
+from ivt_jax.convert.folder import SUMS
 
 ROOT = Path(ivt_jax.__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory):
-    return write_people(tmp_path_factory.mktemp("data"), identities=3)
-
-
-@pytest.fixture(scope="module")
-def run(people, tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("runs") / "run", people)
-
-
-@pytest.fixture(scope="module")
-def scored(run):
-    """What `evaluate` records about the run."""
-    assert main(["evaluate", f"--run={run}", "--rows=0"]) == 0
-    return json.loads((run / "results" / "synthetic_people-test-step7.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def folder(run, scored, tmp_path_factory):
-    out = tmp_path_factory.mktemp("exported") / "model"
-    assert main(["export", f"--run={run}", f"--out={out}", "--with_split=test"]) == 0
-    return out
 
 
 def test_the_card_tells_results_misuse_and_no_local_path(folder, run, people, scored):
@@ -54,7 +28,7 @@ def test_the_card_tells_results_misuse_and_no_local_path(folder, run, people, sc
 
 def card_of(config, **changes):
     facts: dict[str, Any] = {"earlier": [], "step": 1, "choice": "", "parameters": 2}
-    facts.update(results=[], usage="", made_with="")
+    facts.update(dtype="float32", results=[], usage="", made_with="")
     facts.update(changes)
     return model_card("x", config=config, **facts)
 

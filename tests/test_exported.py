@@ -8,7 +8,15 @@ import struct
 import jax
 import numpy as np
 import pytest
-from exporting import NO_JAX, python_without, random_texts, write_people, write_run
+from exporting import (  # noqa: F401  (the last four are fixtures)
+    NO_JAX,
+    folder,
+    people,
+    python_without,
+    random_texts,
+    run,
+    scored,
+)
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +24,8 @@ from tiny import CONFIG, network
 
 import ivt_jax
 from ivt_jax.__main__ import main
-from ivt_jax.convert.exported import SUMS, WEIGHTS, read_exported, read_weights, write_weights
+from ivt_jax.convert.exported import WEIGHTS, read_exported, read_weights, write_weights
+from ivt_jax.convert.folder import SUMS
 from ivt_jax.convert.onnx import make_twin
 from ivt_jax.data.images import evaluation_image
 from ivt_jax.errors import UserError
@@ -35,30 +44,6 @@ HOSTILE_CAPTIONS = [
 
 def params_of(model):
     return nnx.to_pure_dict(nnx.state(model, nnx.Param))
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory):
-    return write_people(tmp_path_factory.mktemp("data"), identities=12)
-
-
-@pytest.fixture(scope="module")
-def run(people, tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("runs") / "run", people)
-
-
-@pytest.fixture(scope="module")
-def scored(run):
-    """What `evaluate` records about the run."""
-    assert main(["evaluate", f"--run={run}", "--rows=1"]) == 0
-    return json.loads((run / "results" / "synthetic_people-test-step7.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def folder(run, scored, tmp_path_factory):
-    out = tmp_path_factory.mktemp("exported") / "model"
-    assert main(["export", f"--run={run}", f"--out={out}", "--with_split=test"]) == 0
-    return out
 
 
 @pytest.fixture
@@ -230,7 +215,7 @@ def test_transparent_turned_and_deep_images_equal_ours(template):
 def test_tokenizers_of_the_folder_equal_ours(separator, run, template, tmp_path):
     from tokenizers import Tokenizer
 
-    from ivt_jax.convert.exported import write_tokenizer
+    from ivt_jax.convert.folder import write_tokenizer
 
     ours = ivt_jax.load(run).tokenizer
     write_tokenizer(tmp_path, ours, length=24, separator=separator)

@@ -16,6 +16,7 @@ PACKAGES = ("configs", "ivt_jax", "pretrain", "finetune")
 LEVELS = {
     "configs": 0,
     "ivt_jax.errors": -1,
+    "ivt_jax.dtypes": -1,
     "ivt_jax.validation": 1,
     "ivt_jax.config": 1,
     "ivt_jax.losses": 1,
@@ -68,6 +69,8 @@ LEVELS = {
     "ivt_jax.training.loop": 5,
     "ivt_jax.convert.positions": 1,
     "ivt_jax.convert": 4,
+    "ivt_jax.aot": 5,
+    "ivt_jax.sources": 5,
     "ivt_jax.inference": 5,
     "ivt_jax": 6,  # the package itself: names of the public API, resolved lazily
     **dict.fromkeys(

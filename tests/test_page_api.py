@@ -15,32 +15,14 @@ import numpy as np
 import pytest
 from browsing import PATIENCE, ROOT, until
 from fastapi.testclient import TestClient
-from page_clients import HOME, client_of, first, photo
-from page_stand_in import ColourModel, open_engine, write, write_index
+from page_clients import HOME, client, client_of, copy, first, gallery, photo  # noqa: F401
+from page_stand_in import ColourModel, open_engine, write_index
 from PIL import Image
 
 from ivt_jax.errors import UserError, run
 from ivt_jax.retrieval.gallery import Gallery
 from ivt_jax.retrieval.page import app, decoder, desk, server, thumbnails
 from ivt_jax.retrieval.page.engine import BINS
-
-
-@pytest.fixture(scope="module")
-def gallery(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("page"), 24)
-
-
-@pytest.fixture
-def copy(gallery, tmp_path):
-    """A gallery that a test may change."""
-    shutil.copytree(gallery.parent / "photos", tmp_path / "photos")
-    return write_index(tmp_path, sorted(path.name for path in (tmp_path / "photos").iterdir()))
-
-
-@pytest.fixture(scope="module")
-def client(gallery):
-    with client_of(gallery) as one:
-        yield one
 
 
 def test_a_sentence_ranks_photos_as_brute_force_does(client, gallery):

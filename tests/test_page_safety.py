@@ -13,8 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 from packaging.version import Version
-from page_clients import client_of, first, photo
-from page_stand_in import open_engine, write, write_index
+from page_clients import client, client_of, copy, first, gallery, photo  # noqa: F401
+from page_stand_in import open_engine, write_index
 from PIL import Image
 from starlette.exceptions import HTTPException
 
@@ -22,24 +22,6 @@ from ivt_jax.retrieval.gallery import Gallery
 from ivt_jax.retrieval.page import app, decoder, desk, safety, server, thumbnails
 
 PAGE = Path(app.__file__).parent / "static"
-
-
-@pytest.fixture(scope="module")
-def gallery(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("page"), 24)
-
-
-@pytest.fixture
-def copy(gallery, tmp_path):
-    """A gallery that a test may change."""
-    shutil.copytree(gallery.parent / "photos", tmp_path / "photos")
-    return write_index(tmp_path, sorted(path.name for path in (tmp_path / "photos").iterdir()))
-
-
-@pytest.fixture(scope="module")
-def client(gallery):
-    with client_of(gallery) as one:
-        yield one
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:

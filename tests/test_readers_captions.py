@@ -7,32 +7,15 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from reading import checked, photo, write
 
 from ivt_jax import prepare
 from ivt_jax.data import images, records
-from ivt_jax.data.builders import ingest, json_lists
+from ivt_jax.data.builders import json_lists
 from ivt_jax.data.builders.caption_pairs import caption_splits
 from ivt_jax.data.builders.json_lists import json_entries, read_entry
 from ivt_jax.data.builders.rows import grouped_rows
 from ivt_jax.data.records import DataError
-
-
-def photo(number):
-    stream = io.BytesIO()
-    Image.new("RGB", (8, 16), (number * 37 % 256, number % 256, 0)).save(stream, "JPEG")
-    return stream.getvalue()
-
-
-def write(path, data):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-
-
-def checked(split):
-    """The good records by key, and the faults as (key, reason)."""
-    results = [ingest.check(split.load, item) for item in split.items]
-    faults = [(key, reason) for result in results for key, reason, _ in result.faults]
-    return {r.record["key"]: r.record for r in results if r.record}, faults
 
 
 def urls(count):

@@ -1,35 +1,15 @@
 """One's own photos, as a folder with captions or as a table, become records."""
 
 import csv
-import io
 import json
 
 import pytest
-from PIL import Image
+from reading import checked, photo, write
 
 from ivt_jax import prepare
 from ivt_jax.data import records
-from ivt_jax.data.builders import ingest
 from ivt_jax.data.builders.own_data import own_splits
 from ivt_jax.data.records import DataError
-
-
-def photo(number, kind="JPEG"):
-    stream = io.BytesIO()
-    Image.new("RGB", (8, 16), (number * 37 % 256, number % 256, 0)).save(stream, kind)
-    return stream.getvalue()
-
-
-def write(path, data):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-
-
-def checked(split):
-    """The good records by key, and the faults as (key, reason)."""
-    results = [ingest.check(split.load, item) for item in split.items]
-    faults = [(key, reason) for result in results for key, reason, _ in result.faults]
-    return {r.record["key"]: r.record for r in results if r.record}, faults
 
 
 def read(found):

@@ -5,8 +5,8 @@ import json
 
 import pytest
 from PIL import Image
+from reading import results, write
 
-from ivt_jax.data.builders import ingest
 from ivt_jax.data.builders.person_search import person_splits
 from ivt_jax.data.records import DataError
 
@@ -19,22 +19,13 @@ def photo(name):
 
 def dataset(folder, name, content, images):
     for image in images:
-        path = folder / "imgs" / image
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(photo(image))
+        write(folder / "imgs" / image, photo(image))
     (folder / name).write_text(json.dumps(content))
     return folder
 
 
-def read(split):
-    """The good records in order, and the faults as (key, reason)."""
-    results = [ingest.check(split.load, item) for item in split.items]
-    faults = [(key, reason) for result in results for key, reason, _ in result.faults]
-    return [r.record for r in results if r.record], faults
-
-
 def summary(split):
-    found, faults = read(split)
+    found, faults = results(split)
     assert not faults
     for record in found:
         assert record["image"] == photo(record["key"])
@@ -170,7 +161,7 @@ def processed_cuhk_pedes(folder):
 
 def test_processed_cuhk_pedes_keeps_att(tmp_path):
     att = processed_cuhk_pedes(tmp_path)
-    found, _ = read(person_splits("cuhk_pedes", tmp_path)["train"])
+    found, _ = results(person_splits("cuhk_pedes", tmp_path)["train"])
     assert [json.loads(text) if text else {} for text in found[0]["attributes"]] == [
         *att[:2],
         {"bad": "?"},
@@ -186,7 +177,7 @@ def test_bad_records_stop_nothing(tmp_path):
         entry("train", "\ud800.jpg", 3, ["c"]),
     ]
     source = dataset(tmp_path, "reid_raw.json", content, ["a.jpg", "b.jpg"])
-    found, faults = read(person_splits("cuhk_pedes", source)["train"])
+    found, faults = results(person_splits("cuhk_pedes", source)["train"])
     assert [record["captions"] for record in found] == [["good"]]
     assert faults == [
         ("a.jpg", "empty-caption"),

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ivt_jax import verify as command
 from ivt_jax.data import records
-from ivt_jax.data.builders import ingest, shards
+from ivt_jax.data.builders import ingest, progress, shards
 from ivt_jax.data.builders.dataset import write_dataset
 from ivt_jax.data.builders.ingest import Checked, Split
 from ivt_jax.data.published import PUBLISHED, Counts, OtherCount, Published
@@ -236,7 +235,7 @@ def test_the_command_and_its_exit_codes(directory, monkeypatch, capsys):
 
 
 def test_progress_tells_the_time_left(directory, monkeypatch, capsys):
-    monkeypatch.setattr(command, "_SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
     report_of(directory)
     assert "26 of 26 records, 0 s left" in capsys.readouterr().err
 

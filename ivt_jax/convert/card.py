@@ -83,6 +83,7 @@ def model_card(
     step: int,
     choice: str,
     parameters: int,
+    dtype: str,
     results: Sequence[dict[str, Any]],
     usage: str,
     made_with: str,
@@ -95,6 +96,7 @@ def model_card(
       step: the checkpoint exported.
       choice: why this one, as in "the best on val".
       parameters: their number.
+      dtype: what the exported model computes in.
       results: what `python -m ivt_jax evaluate` wrote about this step.
       usage: Markdown on how to use the folder.
       made_with: versions and, if known, the commit of this software.
@@ -117,7 +119,7 @@ def model_card(
         "(field: default -> here):\n",
         "```\n" + "\n".join(lines or ["nothing"]) + "\n```\n",
         "## Results\n",
-        _results(results, config),
+        _results(results, config, dtype),
         LIMITS,
     ]
     return "\n".join(sections)
@@ -167,7 +169,7 @@ def _start(config: ConfigDict) -> str:
     return f"the weights of a {' and a '.join(kinds)}" if kinds else "random weights"
 
 
-def _results(results: Sequence[dict[str, Any]], config: ConfigDict) -> str:
+def _results(results: Sequence[dict[str, Any]], config: ConfigDict, dtype: str) -> str:
     if not results:
         return (
             "None recorded: this step was not evaluated before the export "
@@ -183,8 +185,9 @@ def _results(results: Sequence[dict[str, Any]], config: ConfigDict) -> str:
         values = [f"{one['metrics'][metric]:.2f}" for metric in METRICS]
         rows.append(f"| {' | '.join([one['dataset'], one['split'], *counts, *values])} |")
         notes += [f"{one['dataset']} {one['split']}: {note}." for note in _notes(one, config)]
-    if config.model.dtype != "float32":
-        notes.append(f"Scored in {config.model.dtype}; this folder computes in float32.")
+    scored = config.model.dtype
+    if scored != dtype:
+        notes.append(f"Scored in {scored}; this folder computes in {dtype}.")
     protocols = "; ".join(sorted({one["protocol"] for one in results}))
     notes = [f"Percent, one run. Protocol: {protocols}.", _PROTOCOL, *notes]
     return "\n".join([*rows, "", *notes, ""])

@@ -27,6 +27,7 @@ BLOCK = re.compile(r"((?:^|\.)blocks\.|encoder\.layer\.|encoderblock_)(\d+)")
 _IN_FOLDERS = ("model.safetensors", "pytorch_model.bin")
 _FROM_THE_HUB = ["config.json", "model.safetensors", "vocab.txt", "tokenizer.json"]
 _SAFETENSORS_TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_SAFETENSORS_TYPES |= {"I8": "int8"}  # of our own programs
 _STATE_DICTS = ("state_dict", "model_state_dict", "model", "net")  # where checkpoints keep theirs
 
 

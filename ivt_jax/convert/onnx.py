@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ivt_jax.convert.exported import SIZES, to_pytorch
+from ivt_jax.convert.exported import to_pytorch
+from ivt_jax.convert.folder import SIZES
 from ivt_jax.errors import UserError
 from ivt_jax.model.ivt import IVTConfig
 

@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 from ivt_jax.model.attention import attend
+from ivt_jax.model.precision import Int8
 from ivt_jax.model.products import apart, dense, gelu_dense, normalised
 from ivt_jax.training.sharding import batch_sharded, gathered
 
@@ -196,7 +197,8 @@ class IVT(nnx.Module):
     def embed_image(self, images) -> jax.Array:
         """Normalised images (B, H, W, 3) -> tokens (B, N, D), the class token first (Eq. 1)."""
         tokens = self._patches(images.astype(self.config.dtype))  # (B, N - 1, D)
-        class_token = jnp.broadcast_to(self.class_token[...], (len(images), 1, self.config.width))
+        first = (images.shape[0], 1, self.config.width)  # len() would need a known number
+        class_token = jnp.broadcast_to(self.class_token[...], first)
         places = self.image_positions[...] + self.image_types[...]
         tokens = jnp.concatenate([class_token.astype(tokens.dtype), tokens], axis=1)
         return batch_sharded(tokens + places.astype(tokens.dtype))
@@ -233,7 +235,9 @@ class IVT(nnx.Module):
                 f"{self.config.max_text_positions}"
             )
         words, positions = gathered((self.word_table[...], self.position_table[...]))
-        tokens = jnp.take(words, token_ids, axis=0) + positions[:length] + self.type_table[0]
+        rounded = isinstance(words, Int8)
+        rows = words.rows(token_ids) if rounded else jnp.take(words, token_ids, axis=0)
+        tokens = rows + positions[:length] + self.type_table[0]
         tokens = _norm_of(self.text_norm, tokens)  # (B, L, D)
         if key is not None and self.config.text_dropout:
             share, shape = 1 - self.config.text_dropout, (views.length or length, tokens.shape[-1])

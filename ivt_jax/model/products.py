@@ -10,6 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from ivt_jax.model.precision import Int8
 from ivt_jax.training.sharding import gathered, platform
 
 
@@ -32,8 +33,11 @@ def compiler_options(platform: str, dtype: str) -> dict[str, str]:
 
 @jax.custom_vjp
 def dense(tokens, kernel, bias):
-    """tokens (B, T, I), kernel (I, O), bias (O,) -> (B, T, O) in the dtype of the tokens."""
-    out = dot(tokens, _whole(kernel, tokens.dtype), "bti,io->bto")
+    """tokens (B, T, I), kernel (I, O), Int8 perhaps, bias (O,) -> (B, T, O) as the tokens are."""
+    if isinstance(kernel, Int8):
+        out = gathered(kernel).times(tokens)
+    else:
+        out = dot(tokens, _whole(kernel, tokens.dtype), "bti,io->bto")
     return (out + bias.astype(out.dtype)).astype(tokens.dtype)
 
 

@@ -20,6 +20,8 @@ def fingerprint(model: Retriever) -> str:
     facts = {name: config.model[name] for name in _SIZES}
     facts["image_size"] = list(facts["image_size"])
     facts |= {"text_length": config.data.text_length, "separator": config.data.separator}
+    if model.dtype.startswith("int8"):
+        facts["held"] = model.dtype
     facts["vocabulary"] = model.tokenizer.sha256
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     leaves = jax.tree_util.tree_leaves_with_path(model.params)

@@ -82,7 +82,7 @@ class Gallery:
         """
         gallery = cls(Path(folder), read_gallery(Path(folder)), None)
         if model is not None:
-            gallery._model = gallery._checked(_loaded(model))
+            gallery._model = gallery._checked(_loaded(model, dtype=gallery.facts.dtype))
         return gallery
 
     def __len__(self) -> int:
@@ -260,7 +260,8 @@ class Gallery:
                 "--run=RUN or Gallery.open(folder, model=...)"
             )
         try:
-            return load(facts.model, facts.step, vocabulary=facts.vocabulary or None)
+            vocabulary = facts.vocabulary or None
+            return load(facts.model, facts.step, vocabulary=vocabulary, dtype=facts.dtype)
         except UserError as error:
             raise UserError(
                 f"the gallery {self.folder} was made with {facts.model}, step {facts.step}, which "
@@ -272,18 +273,20 @@ class Gallery:
         from ivt_jax.retrieval.fingerprint import fingerprint
 
         if fingerprint(model) != self.facts.fingerprint:
+            made, facts = self.facts.model or "?", self.facts
             raise UserError(
-                f"the gallery {self.folder} was made with another model ({self.facts.model or '?'}"
-                f", step {self.facts.step}) than {model.path or 'this one'}, step {model.step}, "
-                "holds. Search with that model, or index the photos into a new gallery"
+                f"the gallery {self.folder} was made with another model ({made}, step "
+                f"{facts.step}, {facts.dtype}) than {model.path or 'this one'}, step {model.step}, "
+                f"{model.dtype}, holds. Search with that model, or index the photos into a new "
+                "gallery"
             )
         return model
 
 
-def _loaded(model: Retriever | str | Path) -> Retriever:
+def _loaded(model: Retriever | str | Path, *, dtype: str = "") -> Retriever:
     from ivt_jax.inference import load
 
-    return load(model) if isinstance(model, str | Path) else model
+    return load(model, dtype=dtype) if isinstance(model, str | Path) else model
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:

@@ -55,6 +55,7 @@ class Facts:
     next_id: int
     generation: int = 1
     format: int = FORMAT
+    dtype: str = ""  # of the model, one of dtypes.DTYPES; "" = its own, in older galleries
 
 
 def read_gallery(folder: Path) -> tuple[Facts, Photos, np.ndarray]:

@@ -6,8 +6,6 @@ scan -> known by size and time, or by hash -> decode in threads -> encode in bat
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
@@ -24,9 +22,10 @@ import numpy as np
 from ivt_jax.data.builders.faults import described
 from ivt_jax.data.builders.progress import Show, silent
 from ivt_jax.data.images import ImageError, decode, evaluation_image
+from ivt_jax.data.threads import in_threads
 from ivt_jax.errors import UserError
 from ivt_jax.inference import Retriever
-from ivt_jax.retrieval.evaluate import encode_images
+from ivt_jax.retrieval.encoding import encode_images
 from ivt_jax.retrieval.fingerprint import fingerprint
 from ivt_jax.retrieval.gallery_files import (
     POINTER,
@@ -129,10 +128,16 @@ def _old_state(out: Path, model: Retriever, root: Path) -> _State:
     if not (out / POINTER).exists():
         official = Path(model.path).is_file()
         vocabulary = str(model.tokenizer.path.resolve()) if official else ""
-        facts = Facts(str(root), mark, model.path, model.step, vocabulary, width, "", "", 0, 0)
+        made = (str(root), mark, model.path, model.step, vocabulary, width)
+        facts = Facts(*made, "", "", 0, 0, dtype=model.dtype)
         none, hashes = np.zeros(0, np.int64), np.zeros((0, 32), np.uint8)
         return _State(facts, Photos(none, [], none, none, hashes), np.zeros((0, width), np.float32))
     facts, photos, embeddings = read_gallery(out)
+    if facts.dtype not in ("", model.dtype):
+        raise UserError(
+            f"the gallery {out} was made in {facts.dtype}, and this model encodes in "
+            f"{model.dtype}. Add --dtype={facts.dtype}, or name another --out"
+        )
     if facts.fingerprint != mark:
         raise UserError(
             f"the gallery {out} was made with another model ({facts.model or 'in memory'}, step "
@@ -146,7 +151,7 @@ def _old_state(out: Path, model: Retriever, root: Path) -> _State:
         )
     now = dataclasses.replace(facts, root=str(root))
     if model.path:
-        now = dataclasses.replace(now, model=model.path, step=model.step)
+        now = dataclasses.replace(now, model=model.path, step=model.step, dtype=model.dtype)
     return _State(now, photos, embeddings, moved=now != facts)
 
 
@@ -219,8 +224,8 @@ def _encoded(
         batch.clear()
         images.clear()
 
-    ahead = _LOOKAHEAD * model.batch_size
-    for file, result in _in_threads(reader, todo, threads or os.cpu_count() or 1, ahead):
+    threads, ahead = threads or os.cpu_count() or 1, _LOOKAHEAD * model.batch_size
+    for file, result in in_threads(reader, todo, threads=threads, ahead=ahead):
         if isinstance(result, _Entry | Skipped):
             yield result
             continue
@@ -231,24 +236,6 @@ def _encoded(
             yield from flush()
     if batch:
         yield from flush()
-
-
-def _in_threads(
-    reader: _Reader, files: list[File], threads: int, ahead: int
-) -> Iterator[tuple[File, _Entry | Skipped | tuple[bytes, np.ndarray]]]:
-    """What the reader makes of each file, in order, at most `ahead` files in advance."""
-    pool = concurrent.futures.ThreadPoolExecutor(threads)
-    pending: collections.deque = collections.deque()
-    try:
-        for file in files:
-            pending.append((file, pool.submit(reader, file)))
-            if len(pending) > ahead:
-                first, future = pending.popleft()
-                yield first, future.result()
-        for file, future in pending:
-            yield file, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _commit(out: Path, old: _State, entries: list[_Entry], journal: Journal) -> Photos:

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from configs import base
 from ivt_jax.config import compare, difference, from_json, resolved_json, validate
 from ivt_jax.errors import UserError
-from ivt_jax.retrieval.evaluate import encode_split, make_encoders, score, truncation_note
+from ivt_jax.retrieval.encoding import make_encoders, truncation_note
+from ivt_jax.retrieval.evaluate import encode_split, score
 from ivt_jax.training.checkpoint import Checkpoints, saved_metrics
 from ivt_jax.training.cluster import (
     check_shared,
@@ -99,7 +100,8 @@ def _train(
         epoch_steps=epoch_steps,
     )
     check = make_check(program.shapes, program.shardings, mesh)
-    evaluator = _Evaluator(config, data, make_encoders(program.graphdef, mesh), life)
+    encoders = make_encoders(program.graphdef, mesh, dtype=config.model.dtype)
+    evaluator = _Evaluator(config, data, encoders, life)
 
     with (
         jax.set_mesh(mesh),
