@@ -29,7 +29,9 @@ def main(argv: Sequence[str]) -> int:
     from ivt_jax.retrieval.gallery import Gallery
     from ivt_jax.retrieval.gallery_files import SKIPPED
     from ivt_jax.retrieval.indexing import build_gallery
+    from ivt_jax.training.compilation_cache import use_compilation_cache
 
+    use_compilation_cache(shortest=0.1)
     how = {"vocabulary": arguments.vocabulary, "dtype": arguments.dtype}
     model = load(arguments.run, arguments.step, **how)
     out, show = arguments.out, shown_on(sys.stderr, what="photos")

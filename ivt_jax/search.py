@@ -22,9 +22,11 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("there is nothing to search for; give a sentence or --image=PHOTO")
     from ivt_jax.data.images import ImageError
     from ivt_jax.retrieval.gallery import Gallery
+    from ivt_jax.training.compilation_cache import use_compilation_cache
 
+    use_compilation_cache(shortest=0.1)  # compiling takes most of the time of a first search
     gallery = Gallery.open(arguments.gallery, model=arguments.run)
-    how = {name: getattr(arguments, name) for name in ("without", "rerank", "engine")}
+    how = {name: getattr(arguments, name) for name in ("without", "folder", "rerank", "engine")}
     try:
         # A sentence that was cut is worth a note, not a warning with a line of our source.
         with warnings.catch_warnings(record=True, action="always") as notes:
@@ -93,6 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--without", action="append", default=[], help="what must not be there; repeatable"
+    )
+    parser.add_argument(
+        "--folder", default="", help="only photos in this folder of the gallery, or below it"
     )
     parser.add_argument(
         "--rerank",

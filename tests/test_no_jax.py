@@ -1,15 +1,11 @@
 """evaluate.py of an exported folder where nothing but its own requirements.txt is installed."""
 
-import importlib.metadata
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from bare import fresh_python, linked_site, requirements
 from exporting import write_people, write_run
-from packaging.requirements import Requirement
 
 from ivt_jax.__main__ import main
 from ivt_jax.convert.exported import TEMPLATES
@@ -18,55 +14,9 @@ ROOT = Path(__file__).parent.parent
 REQUIREMENTS = ROOT / "ivt_jax" / "convert" / "pytorch" / "requirements.txt"
 
 
-def requirements(file: Path) -> list[Requirement]:
-    lines = file.read_text("utf-8").splitlines()
-    return [Requirement(line) for line in lines if line[:1].isalpha()]
-
-
-def distributions(wanted: list[Requirement]) -> dict[str, importlib.metadata.Distribution]:
-    """What pip would install for `wanted`, all they require included, as it is installed here."""
-    found, todo, done = {}, list(wanted), set()
-    while todo:
-        one = todo.pop()
-        if (key := (one.name, *sorted(one.extras))) in done:
-            continue
-        done.add(key)
-        found[one.name] = importlib.metadata.distribution(one.name)
-        for line in found[one.name].requires or []:
-            below = Requirement(line)
-            extras = ({"extra": extra} for extra in ("", *one.extras))
-            if below.marker is None or any(map(below.marker.evaluate, extras)):
-                todo.append(below)
-    return found
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """A folder with every file of these distributions, and of no other."""
-    folder, made = tmp_path_factory.mktemp("site"), set()
-    for one in distributions(requirements(REQUIREMENTS)).values():
-        for file in one.files or []:
-            if ".." in file.parts:
-                continue  # scripts
-            link = folder / file
-            if link.parent not in made:
-                link.parent.mkdir(parents=True, exist_ok=True)
-                made.add(link.parent)
-            if not link.exists():
-                link.symlink_to(str(file.locate()))
-    return folder
-
-
-def fresh_python(site: Path, *argv: str):
-    """Runs Python with the standard library and `site`: no site-packages, no other variables."""
-    return subprocess.run(
-        [sys.executable, "-S", "-s", *argv],
-        cwd=site,
-        env={"PYTHONPATH": str(site), "PATH": os.defpath},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return linked_site(tmp_path_factory.mktemp("site"), REQUIREMENTS)
 
 
 def test_its_ranges_are_those_of_this_project():

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,9 +21,10 @@ from page_stand_in import ColourModel, open_engine, write_index
 from PIL import Image
 
 from ivt_jax.errors import UserError, run
+from ivt_jax.retrieval.folders import folders_of
 from ivt_jax.retrieval.gallery import Gallery
 from ivt_jax.retrieval.page import app, decoder, desk, server, thumbnails
-from ivt_jax.retrieval.page.engine import BINS
+from ivt_jax.retrieval.page.engine import BINS, Answers
 
 
 def test_a_sentence_ranks_photos_as_brute_force_does(client, gallery):
@@ -39,6 +41,38 @@ def test_a_sentence_ranks_photos_as_brute_force_does(client, gallery):
     assert found["total"] == 24 and sum(found["histogram"]["counts"]) == 24
     assert found["histogram"]["low"] == pytest.approx(scores.min(), abs=1e-6)
     assert np.abs(np.array(found["histogram"]["counts"]) - counts).sum() <= 2  # at float32's edges
+
+
+def test_a_search_can_be_limited_to_a_folder_of_the_gallery(gallery, tmp_path):
+    names = [path.name for path in sorted((gallery.parent / "photos").iterdir())]
+    places = ["", "east", "east", "east/gate", "west"]
+    for number, name in enumerate(names):
+        folder = tmp_path / "photos" / places[number % 5]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(gallery.parent / "photos" / name, folder / name)
+    files = sorted((tmp_path / "photos").rglob("*.jpg"))
+    out = write_index(tmp_path, [str(file.relative_to(tmp_path / "photos")) for file in files])
+    with client_of(out) as client:
+        assert client.get("/api/folders").json() == ["east", "east/gate", "west"]
+        every = client.get("/api/search", params={"q": "a red shirt", "k": 24}).json()["results"]
+        found = client.get("/api/search", params={"q": "a red shirt", "folder": "east"}).json()
+        assert found["results"] == [one for one in every if one["path"].startswith("east/")]
+        assert found["total"] == len(found["results"]) == sum(found["histogram"]["counts"]) == 15
+        body = files[0].read_bytes()
+        sent = client.post("/api/search", params={"folder": "west"}, content=body).json()
+        assert {one["path"].split("/")[0] for one in sent["results"]} == {"west"}
+        for wrong in ("eas", "../photos", "/etc", "east/../west", "x" * 5000):
+            refused = client.get("/api/search", params={"q": "red", "folder": wrong})
+            assert refused.status_code == 422 and "error" in refused.json()
+
+
+def test_the_uppermost_folders_are_named():
+    paths = [f"{a}/{b}/{i}.jpg" for a in "xy" for b in range(3) for i in range(2)]
+    paths += ["x/\udcff/1.jpg", "top.jpg"]  # a name that is no text cannot be asked for
+    answers = Answers.__new__(Answers)  # opening one takes a model
+    vars(answers)["gallery"] = SimpleNamespace(folders=folders_of(paths))
+    assert answers.folders(most=8) == ["x", "x/0", "x/1", "x/2", "y", "y/0", "y/1", "y/2"]
+    assert answers.folders(most=7) == ["x", "y"] and answers.folders(most=1) == []
 
 
 def test_floor_is_what_unrelated_sentences_reach(client):

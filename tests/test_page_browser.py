@@ -33,8 +33,9 @@ def galleries(tmp_path_factory):
     shutil.copy(red, small / "photos" / HOSTILE)
     names = sorted(path.name for path in (small / "photos").iterdir())
     big = tmp_path_factory.mktemp("big")
-    (big / "photos").mkdir()
-    many = [f"{number:05d} {names[number % 60]}" for number in range(10_000)]
+    (big / "photos" / "east").mkdir(parents=True)
+    places = [("", "east/")[number % 20 == 0] for number in range(10_000)]
+    many = [f"{place}{number:05d} {names[number % 60]}" for number, place in enumerate(places)]
     for number, name in enumerate(many):
         os.link(small / "photos" / names[number % 60], big / "photos" / name)
     return write_index(small, names), write_index(big, many)
@@ -222,6 +223,21 @@ def test_8_exclusions_are_part_of_the_address(page, small):
     )
     page.locator(".chip button").click()
     until(lambda: names(page) == before, "the first order")
+
+
+def test_8_a_folder_is_part_of_the_address(page, big, small):
+    search(page, big, "red")
+    until(page.locator("#folder").is_visible, "the list of folders")
+    assert page.locator("#folder option").all_inner_texts() == ["all folders", "east"]
+    page.locator("#folder").select_option("east")
+    headline = page.locator("#headline")
+    until(lambda: headline.inner_text().startswith("500 photos in east,"), "the folder's photos")
+    assert page.url.endswith("?q=red&folder=east")
+    page.go_back()
+    until(lambda: headline.inner_text().startswith("10,000 photos,"), "all photos")
+    assert page.locator("#folder").input_value() == ""
+    search(page, small, "red")
+    assert page.locator("#folder").is_hidden()
 
 
 def test_9_everything_works_with_keys_alone(page, small):

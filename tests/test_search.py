@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from runs import ROOT
 from ivt_jax.errors import UserError
 from ivt_jax.retrieval import approximate, gallery_files
 from ivt_jax.retrieval import nearest as exact
+from ivt_jax.retrieval.folders import folders_of, rows_below
 from ivt_jax.retrieval.gallery import EXCLUSION, Gallery
 from ivt_jax.retrieval.gallery_files import faiss_name
 from ivt_jax.retrieval.nearest import nearest
@@ -43,6 +45,11 @@ def test_exact_search_is_a_stable_sort_of_all_scores(monkeypatch, block, k):
     scores = rows.astype(np.float64) @ query
     order = np.argsort(-scores, kind="stable")[:k]
     found, values = nearest(rows, query, k=k)
+    np.testing.assert_array_equal(found, order)
+    np.testing.assert_array_equal(values, scores[order])
+    some = np.flatnonzero(rng.random(100) < 0.4)
+    order = some[np.argsort(-scores[some], kind="stable")][:k]
+    found, values = nearest(rows, query, k=k, rows=some)
     np.testing.assert_array_equal(found, order)
     np.testing.assert_array_equal(values, scores[order])
 
@@ -90,11 +97,38 @@ def test_examples_embeddings_and_several_queries(gallery):
         ({"query": "a man", "rerank": "yes"}, "choose one of none, reciprocal"),
         ({"query": "a man", "engine": "fast"}, "choose one of auto, exact, faiss"),
         ({"query": "a man", "engine": "faiss"}, "has no FAISS index"),
+        ({"query": "a man", "folder": "c"}, "no photo in a folder 'c'; its 1 folders: b"),
+        ({"query": "a man", "folder": "../photos/b"}, "no photo in a folder"),
     ],
 )
 def test_wrong_queries_are_sentences(gallery, arguments, words):
     with pytest.raises(UserError, match=words):
         gallery.search(**arguments)
+
+
+def test_a_folder_limits_a_search_to_what_is_below_it(gallery):
+    assert gallery.folders == ["b"]
+    everywhere = gallery.search("a man", k=13)
+    inside = [pair for pair in everywhere if Path(pair[0]).parent.name == "b"]
+    assert len(inside) == 6 and inside != everywhere[:6]
+    for folder, k in (("b", 50), ("b/", 6), ("b", 3)):
+        found = gallery.search("a man", k, folder=folder, engine="auto")
+        assert [path for path, _ in found] == [path for path, _ in inside[:k]]
+        assert [score for _, score in found] == pytest.approx([score for _, score in inside[:k]])
+    again = gallery.search("a man", 13, folder="b", rerank="reciprocal")
+    assert {path for path, _ in again} == {path for path, _ in inside}
+
+
+def test_folders_are_those_of_the_photos_and_nothing_is_looked_up():
+    paths = ["z.jpg", "a/b/1.jpg", "a/b/2.jpg", "a/c/d/3.jpg", "ab/4.jpg", "../up/5.jpg"]
+    assert folders_of(paths) == ["..", "../up", "a", "a/b", "a/c", "a/c/d", "ab"]
+    assert rows_below(paths, "a").tolist() == [1, 2, 3]
+    assert rows_below(paths, "a/b/").tolist() == [1, 2]
+    for wrong in ("", "/", "z.jpg", "b", "a/b/1.jpg", "a//b", "."):
+        with pytest.raises(UserError, match="has no photo in a folder"):
+            rows_below(paths, wrong)
+    with pytest.raises(UserError, match="it has no folders"):
+        rows_below(["1.jpg"], "a")
 
 
 def test_parallel_searches_answer_like_serial_ones(gallery):
@@ -243,6 +277,9 @@ def test_the_command_prints_ranked_paths(gallery, opened, capsys):
     lines = capsys.readouterr().out.splitlines()
     expected = gallery.search("a man", 3)
     assert lines == [f"{i:>4}  {s:.4f}  {path}" for i, (path, s) in enumerate(expected, 1)]
+    assert main([str(gallery.folder), "a man", "--folder=b", "-k", "50"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6 and all(str(gallery.root / "b") in line for line in lines)
 
 
 def test_the_command_prints_json_and_draws_a_strip(gallery, opened, capsys, tmp_path):
@@ -281,7 +318,7 @@ def test_a_cut_sentence_is_told_beside_the_answer(gallery, opened, capsys):
     assert len(json.loads(printed.out)) == 10
 
 
-@pytest.mark.parametrize("name", ["index", "search"])
+@pytest.mark.parametrize("name", ["index", "search", "serve"])
 def test_help_imports_neither_jax_nor_numpy(name):
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "ivt_jax", name, "--help"],
@@ -292,7 +329,8 @@ def test_help_imports_neither_jax_nor_numpy(name):
         check=True,
     )
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert f"ivt_jax.{name}" in loaded and not loaded & {"jax", "numpy", "PIL"}
+    module = {"serve": "ivt_jax.retrieval.page.server"}.get(name, f"ivt_jax.{name}")
+    assert module in loaded and not loaded & {"jax", "numpy", "PIL"}
 
 
 def test_names_of_files_stay_one_line_of_text():

@@ -13,7 +13,10 @@ import pytest
 from PIL import Image
 
 from ivt_jax.data import synthetic
-from ivt_jax.data.synthetic.attributes import group_of
+from ivt_jax.data.synthetic.attributes import ATTRIBUTES, UPPERS, group_of
+from ivt_jax.data.synthetic.drawing import HEIGHT, SCALE, WIDTH, Canvas, generator
+from ivt_jax.data.synthetic.garments import TRIMS
+from ivt_jax.data.synthetic.people import View, draw_person, person_figure
 from ivt_jax.data.synthetic.words import COLOUR_WORDS, THING_WORDS
 
 BASIC = re.compile(r"\w+|[^\w\s]")  # BERT's basic tokenizer on lower-cased ASCII
@@ -100,6 +103,25 @@ def test_the_box_of_the_upper_garment_has_its_colour():
         pixels = np.asarray(Image.open(io.BytesIO(record["image"])))[y0:y1, x0:x1].reshape(-1, 3)
         red = (pixels[:, 0] > 1.6 * pixels[:, 1]) & (pixels[:, 0] > 1.6 * pixels[:, 2])
         assert red.mean() > 0.15
+
+
+@pytest.mark.parametrize("facing", ["front", "back", "left"])
+@pytest.mark.parametrize("kind", [*TRIMS])
+def test_the_trim_of_a_garment_is_seen_from_every_side(kind, facing):
+    worn = dict.fromkeys(ATTRIBUTES, "none") | {"gender": "woman", "hair_style": "short"}
+    worn |= {"hair_colour": "black", "upper": "shirt", "upper_colour": "red", "pattern": "plain"}
+    worn |= {"inner_colour": "white", "shoes": "sneakers", "shoes_colour": "black"}
+    place = "upper" if kind in UPPERS["woman"] else "lower"
+    if kind != "dress":
+        worn |= {"lower": "shorts", "lower_colour": "blue"}
+    worn[place] = kind
+    view = View(facing=facing, place="room", occluder="none", crop="whole", stride=20.0)
+    canvas = Canvas(Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE), (70, 70, 70)))
+    canvas.place(WIDTH / 2, 5, 1.8)
+    draw_person(canvas, person_figure(worn, view, generator(1), generator(2)))
+    x0, y0, x1, y1 = canvas.boxes[place]
+    seen = np.asarray(canvas.image)[int(y0) : int(y1) + 1, int(x0) : int(x1) + 1]
+    assert 0.03 < (seen == TRIMS[kind]).all(axis=2).mean() < 0.4
 
 
 def test_captions_tell_only_part_of_what_is_visible(train):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ivt_jax.errors import UserError
 from ivt_jax.retrieval import approximate
+from ivt_jax.retrieval.folders import folders_of, rows_below
 from ivt_jax.retrieval.gallery_files import (
     POINTER,
     SKIPPED,
@@ -54,6 +55,7 @@ class Gallery:
         self.root = Path(self.facts.root)
         self.paths, self.ids = self._photos.paths, self._photos.ids
         self._model, self._index = model, None
+        self._below: dict[str, np.ndarray] = {}  # folder -> its rows, once asked for
         self._lock = threading.Lock()
         # One product uses all cores; several at once keep BLAS threads waiting for each other.
         self._searching = threading.Lock()
@@ -109,6 +111,17 @@ class Gallery:
         except (OSError, ValueError, KeyError):
             return True
 
+    @property
+    def folders(self) -> list[str]:
+        """Every folder with photos in it or below it, as `paths` name it, in order."""
+        return folders_of(self.paths)
+
+    def rows(self, folder: str) -> np.ndarray:
+        """Rows int64 (n,) of the photos in a folder or below it; UserError if there are none."""
+        if folder not in self._below:
+            self._below[folder] = rows_below(self.paths, folder)
+        return self._below[folder]
+
     def skipped(self) -> list[dict[str, Any]]:
         """Files of the folder that are not in the gallery: path, reason, detail."""
         lines = (self.folder / SKIPPED).read_text("utf-8").splitlines()
@@ -134,11 +147,13 @@ class Gallery:
         k: int = 10,
         *,
         without: str | Sequence[str] = (),
+        folder: str = "",
         rerank: str = "none",
         engine: str = "auto",
     ) -> list[tuple[str, float]]:
         """The k best photos as (path, score), best first; arguments as in `rank`."""
-        rows, scores = self.rank(query, k, without=without, rerank=rerank, engine=engine)
+        how = {"folder": folder, "rerank": rerank, "engine": engine}
+        rows, scores = self.rank(query, k, without=without, **how)
         pairs = zip(rows.tolist(), scores.tolist(), strict=True)
         return [(str(self.root / self.paths[row]), score) for row, score in pairs]
 
@@ -148,6 +163,7 @@ class Gallery:
         k: int = 10,
         *,
         without: str | Sequence[str] = (),
+        folder: str = "",
         rerank: str = "none",
         engine: str = "auto",
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -158,6 +174,7 @@ class Gallery:
             list of these, which count alike.
           k: photos wanted.
           without: sentences that say what must not be there; see `embed`.
+          folder: one of `folders`, to search only there and below; "" = everywhere.
           rerank: "none" | "reciprocal", which see.
           engine: "exact" | "faiss": the index that `index --engine=faiss` made | "auto": faiss if
             there is an index and a million photos.
@@ -167,7 +184,7 @@ class Gallery:
           re-ranking one minus a distance; equal ones come in the order of the gallery.
 
         Raises:
-          UserError: an empty query, k below 1, or an unknown choice; ImageError: no photo.
+          UserError: an empty query, k below 1, an unknown choice or folder; ImageError: no photo.
         """
         if k < 1:
             raise UserError(f"k is {k}; ask for at least 1 photo")
@@ -175,7 +192,7 @@ class Gallery:
             raise UserError(f"rerank is {rerank!r}; choose one of {', '.join(RERANK)}")
         embedding = self.embed(query, without=without)
         wanted = max(k, CANDIDATES) if rerank == "reciprocal" else k
-        rows, scores = self.nearest(embedding, wanted, engine=engine)
+        rows, scores = self.nearest(embedding, wanted, folder=folder, engine=engine)
         if rerank == "reciprocal":
             first, photos = rows[:CANDIDATES], self.embeddings[rows[:CANDIDATES]]  # (M, D)
             better = k_reciprocal(photos @ photos.T, scores[:CANDIDATES])
@@ -184,11 +201,17 @@ class Gallery:
         return rows[:k], scores[:k]
 
     def nearest(
-        self, embedding: np.ndarray, k: int, *, engine: str = "exact"
+        self, embedding: np.ndarray, k: int, *, folder: str = "", engine: str = "exact"
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows int64 (k,) and cosines float32 (k,) nearest to an embedding (D,); see `rank`."""
+        """Rows int64 (k,) and cosines float32 (k,) nearest to an embedding (D,); see `rank`.
+
+        Photos of one folder are compared exactly, whatever the engine.
+        """
         if engine not in ENGINES:
             raise UserError(f"engine is {engine!r}; choose one of {', '.join(ENGINES)}")
+        if folder:
+            with self._searching:
+                return nearest(self.embeddings, embedding, k=k, rows=self.rows(folder))
         indexed = (self.folder / faiss_name(self.facts)).is_file() and approximate.installed()
         if engine == "auto":
             engine = "faiss" if indexed and len(self) >= approximate.FEWEST else "exact"

@@ -10,7 +10,7 @@ from ivt_jax.data.synthetic.drawing import pick
 
 LONGEST = 47  # words and punctuation marks of a caption, each one WordPiece token
 REMARKS = ("activity", "facing", "place")
-_KEEP = {"upper_colour": 9.0, "lower_colour": 3.0, "upper": 2.0, "lower": 1.5, "gender": 1.5}
+_KEEP = {"upper_colour": 9.0, "lower_colour": 4.0, "upper": 9.0, "lower": 4.0, "gender": 1.5}
 
 
 def person_caption(
@@ -91,10 +91,7 @@ class Teller:
             return ""
         known = words.THING_WORDS if value != "none" else words.GENERIC_WORDS
         noun = pick(self.rng, known[value if value != "none" else name])
-        looks = [pattern[0], colour]
-        if self.rng.random() < 0.5:
-            looks.reverse()
-        phrase = " ".join(filter(None, [*looks, noun]))
+        phrase = " ".join(filter(None, [pattern[0], colour, noun]))
         plural = value in words.PLURALS or (value == "none" and noun in ("bottoms", "shoes"))
         if plural or noun in ("footwear", "headwear"):
             pair = plural and self.rng.random() < 0.25
@@ -150,8 +147,8 @@ def _sentences(teller: Teller, remarks: dict[str, str]) -> list[tuple[str, tuple
     worn |= {n: teller.simple(n) for n in ("scarf", "glasses")}
     worn = {n: phrase for n, phrase in worn.items() if phrase}
     main = [n for n in worn if n in ("upper", "lower") or rng.random() < 0.35]
-    if rng.random() < 0.3:
-        main.reverse()
+    if rng.random() < 0.45 and main[:2] == ["upper", "lower"]:  # so that the noun tells the place
+        main[:2] = ["lower", "upper"]
     hair, subject, told = teller.hair(), teller.subject, ["gender", *_names(*main)]
     if hair and rng.random() < 0.4:
         subject, hair = f"{subject} with {hair}", ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ivt_jax.data.synthetic import accessories, figure
+from ivt_jax.data.synthetic import accessories, figure, garments
 from ivt_jax.data.synthetic.attributes import ATTRIBUTES, COLOURS
 from ivt_jax.data.synthetic.drawing import (
     RGB,
@@ -321,12 +321,12 @@ def draw_clothes(canvas: Canvas, body: figure.Figure) -> None:
     if worn["bag"] == "suitcase":
         accessories.draw_suitcase(canvas, body)
     for d in (-1, 1):
-        figure.draw_shod_leg(canvas, body, d)
-    figure.draw_pelvis(canvas, body)
+        garments.draw_shod_leg(canvas, body, d)
+    garments.draw_pelvis(canvas, body)
     if worn["upper"] != "none":
         for d in (-1, 1):
-            figure.draw_sleeve(canvas, body, d, 0.08)
-        figure.draw_torso(canvas, body)
+            garments.draw_sleeve(canvas, body, d, 0.08)
+        garments.draw_torso(canvas, body)
     if worn["bag"] in ("handbag", "shoulder bag"):
         accessories.draw_small_bag(canvas, body)
     accessories.draw_scarf(canvas, body)

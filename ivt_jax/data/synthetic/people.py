@@ -6,9 +6,18 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFilter
 
-from ivt_jax.data.synthetic import accessories, backgrounds, figure
+from ivt_jax.data.synthetic import accessories, backgrounds, figure, garments
 from ivt_jax.data.synthetic.attributes import FACINGS
-from ivt_jax.data.synthetic.drawing import HEIGHT, SCALE, WIDTH, Canvas, generator, pick, weighted
+from ivt_jax.data.synthetic.drawing import (
+    HEIGHT,
+    SCALE,
+    WIDTH,
+    Canvas,
+    darker,
+    generator,
+    pick,
+    weighted,
+)
 
 _PLACES = {"street": 3.0, "park": 2, "room": 1.2, "shop": 1.4, "station": 1.6, "beach": 0.7}
 _OCCLUDERS = {"none": 7.2, "pole": 1.0, "bush": 0.7, "car": 0.5, "crate": 0.5}
@@ -82,24 +91,24 @@ def draw_person(canvas: Canvas, body: figure.Figure) -> None:
         accessories.draw_held(canvas, body)
         for d in (-1, 1):
             if body.arms[d][2][1] < 34:
-                figure.draw_arm(canvas, body, d)
+                garments.draw_arm(canvas, body, d)
     if body.profile:
-        figure.draw_arm(canvas, body, -1)
+        garments.draw_arm(canvas, body, -1)
         if accessories.umbrella_hand(body) == -1:
             accessories.draw_held(canvas, body)
     accessories.draw_bag_behind(canvas, body)
     accessories.draw_back_hair(canvas, body)
     for d in (-1, 1):
-        figure.draw_leg(canvas, body, d)
-    figure.draw_pelvis(canvas, body)
+        garments.draw_leg(canvas, body, d)
+    garments.draw_pelvis(canvas, body)
     with canvas.part("head"):
-        canvas.box(-2.5, 11, 2.5, 19, figure.darker(body.skin, 0.14), 1.5)
-    figure.draw_torso(canvas, body)
+        canvas.box(-2.5, 11, 2.5, 19, darker(body.skin, 0.14), 1.5)
+    garments.draw_torso(canvas, body)
     if not body.profile:
         accessories.draw_bag_front(canvas, body)
     for d in (1,) if body.profile else (-1, 1):
         if not (body.facing == "back" and body.arms[d][2][1] < 34):
-            figure.draw_arm(canvas, body, d)
+            garments.draw_arm(canvas, body, d)
     if body.profile:
         accessories.draw_bag_front(canvas, body)
     accessories.draw_scarf(canvas, body)

@@ -219,7 +219,7 @@ def _phrase(item: Item, rng: np.random.Generator) -> str:
     after = ""
     if item.pattern != "plain" and rng.random() < 0.85:
         if rng.random() < 0.6:
-            looks.insert(int(rng.integers(2)), pick(rng, words.PATTERN_WORDS[item.pattern]))
+            looks.insert(0, pick(rng, words.PATTERN_WORDS[item.pattern]))
         else:
             accent = pick(rng, words.COLOUR_WORDS[item.accent])
             after = " " + words.ACCENT_WORDS[item.pattern][0].format(c=accent)

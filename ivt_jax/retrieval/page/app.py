@@ -24,7 +24,9 @@ from ivt_jax.retrieval.page.engine import Answers, Ranking
 from ivt_jax.retrieval.page.safety import Safety
 
 LONGEST_QUERY = 500  # characters
+LONGEST_PATH = 4096  # characters
 MOST_RESULTS = 200
+MOST_FOLDERS = 300  # named to the page
 MOST_EXCLUSIONS = 5
 UPLOAD_BYTES = 10 * 2**20
 UPLOAD_SECONDS = 30.0
@@ -36,6 +38,7 @@ FILES = {
     "/kit.js": ("kit.js", "text/javascript"),
     "/theme.js": ("theme.js", "text/javascript"),
     "/page.js": ("page.js", "text/javascript"),
+    "/folders.js": ("folders.js", "text/javascript"),
     "/photo.js": ("photo.js", "text/javascript"),
     "/docs.js": ("docs.js", "text/javascript"),
 }
@@ -45,6 +48,7 @@ Exclusions = Annotated[
     list[Annotated[str, Query(max_length=LONGEST_QUERY)]],
     Query(max_length=MOST_EXCLUSIONS, description="what the photos shall not show"),
 ]
+Folder = Annotated[str, Query(max_length=LONGEST_PATH, description="one of /api/folders; or all")]
 Results = Annotated[int, Query(ge=1, le=MOST_RESULTS, description="photos to return")]
 PhotoId = Annotated[int, Path(ge=0, description="id of a photo of the gallery")]
 
@@ -187,6 +191,12 @@ def _add_status(app: FastAPI, desk: Desk) -> None:
             new=new,
         )
 
+    @app.get("/api/folders")
+    async def folders() -> list[str]:
+        """The uppermost folders with photos, 300 at most, that a search can be limited to."""
+        answers, _ = desk.opened()
+        return answers.folders(most=MOST_FOLDERS)
+
 
 def _add_search(app: FastAPI, desk: Desk) -> None:
     @app.get("/api/search")
@@ -195,6 +205,7 @@ def _add_search(app: FastAPI, desk: Desk) -> None:
         q: Sentence | None = None,
         like: Annotated[int | None, Query(ge=0, description="id of an example photo")] = None,
         without: Exclusions = [],  # noqa: B006 - FastAPI copies it
+        folder: Folder = "",
         k: Results = 48,
     ) -> Found:
         """The photos that a sentence (`q`) describes best, or that are most like a photo."""
@@ -210,7 +221,7 @@ def _add_search(app: FastAPI, desk: Desk) -> None:
                 query = answers.sentence(sentence, unwanted)
             else:
                 query = answers.photo(row, unwanted)
-            return _found(answers, answers.rank(query, k=k), sentence, began)
+            return _found(answers, answers.rank(query, k=k, folder=folder), sentence, began)
 
         return await _while_there(request, desk.work(work))
 
@@ -223,6 +234,7 @@ def _add_upload(app: FastAPI, desk: Desk) -> None:
     async def search_by_image(
         request: Request,
         without: Exclusions = [],  # noqa: B006
+        folder: Folder = "",
         k: Results = 48,
     ) -> Found:
         """The photos most like an uploaded JPEG, PNG or WebP (the request's body, 10 MB at most).
@@ -243,7 +255,7 @@ def _add_upload(app: FastAPI, desk: Desk) -> None:
         def work() -> Found:
             began = time.perf_counter()
             query = answers.image(Image.fromarray(pixels), _texts(without))
-            return _found(answers, answers.rank(query, k=k), "", began)
+            return _found(answers, answers.rank(query, k=k, folder=folder), "", began)
 
         return await _while_there(request, desk.work(work))
 
@@ -288,7 +300,7 @@ def _found(answers: Answers, ranking: Ranking, sentence: str, began: float) -> F
     rows = zip(ranking.ids, ranking.paths, ranking.scores, strict=True)
     return Found(
         results=[Result(id=id, path=path, score=score) for id, path, score in rows],
-        total=len(answers.gallery),
+        total=sum(ranking.counts),
         histogram=Histogram(low=ranking.low, high=ranking.high, counts=ranking.counts),
         floor=answers.floor if sentence else None,
         notes=answers.engine.notes(sentence) if sentence else [],

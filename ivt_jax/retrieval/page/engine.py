@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -69,6 +71,11 @@ class Ranking:
     counts: list[int]  # photos in BINS equal steps from low to high
 
 
+def readable(path: str) -> str:
+    """A path as JSON can hold it: a file name need not be text."""
+    return path.encode("utf-8", "replace").decode()
+
+
 class Answers:
     """Searches one gallery. A best score up to `floor` is what sentences about nothing reach."""
 
@@ -92,23 +99,35 @@ class Answers:
         """The embedding (D,) of a photo of the gallery, likewise."""
         return self.gallery.embed(np.array(self.gallery.embeddings[row]), without=without)
 
-    def rank(self, embedding: np.ndarray, *, k: int) -> Ranking:
-        """The k best photos for a query (D,), and the histogram of all scores."""
+    def rank(self, embedding: np.ndarray, *, k: int, folder: str = "") -> Ranking:
+        """The k best photos for a query (D,), and the histogram of all scores.
+
+        With a `folder` of the gallery: of the photos in it and below it; UserError for another.
+        """
         gallery = self.gallery
         starts = range(0, len(gallery), _BLOCK_ROWS)
         blocks = [gallery.embeddings[start : start + _BLOCK_ROWS] @ embedding for start in starts]
         every = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)  # (G,)
-        rows = best_rows(every, k=k)
+        among = gallery.rows(folder) if folder else np.arange(len(every))
+        every = every[among]
+        best = best_rows(every, k=k)
         counts, edges = np.histogram(every, bins=BINS)
         return Ranking(
-            ids=[int(gallery.ids[row]) for row in rows],
-            # A file name need not be text; JSON must.
-            paths=[gallery.paths[row].encode("utf-8", "replace").decode() for row in rows],
-            scores=[round(float(score), 5) for score in every[rows]],
+            ids=[int(gallery.ids[row]) for row in among[best]],
+            paths=[readable(gallery.paths[row]) for row in among[best]],
+            scores=[round(float(score), 5) for score in every[best]],
             low=float(edges[0]),
             high=float(edges[-1]),
             counts=counts.tolist(),
         )
+
+    def folders(self, *, most: int) -> list[str]:
+        """The uppermost folders of the gallery, in order; no level that would make more."""
+        known = [name for name in self.gallery.folders if readable(name) == name]
+        depth = Counter(name.count("/") for name in known)
+        levels = itertools.accumulate(depth[level] for level in range(len(depth)))
+        shown = sum(total <= most for total in levels)
+        return [name for name in known if name.count("/") < shown]
 
     def _embed_sentence(self, text: str, without: tuple[str, ...]) -> np.ndarray:
         with warnings.catch_warnings():

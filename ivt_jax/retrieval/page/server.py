@@ -33,7 +33,9 @@ def main(argv: Sequence[str]) -> int:
 
     def opened():
         from ivt_jax.retrieval.page.opening import open_engine  # JAX, while the page is up already
+        from ivt_jax.training.compilation_cache import use_compilation_cache
 
+        use_compilation_cache(shortest=0.1)
         return open_engine(arguments.gallery, arguments.run)
 
     address, port = listener.getsockname()[:2]

@@ -1,5 +1,6 @@
 // The search page: the box, the results and the address, which always says what is shown.
 import { $, ask, element, Refused } from "/kit.js";
+import { setupFolders, showFolder } from "/folders.js";
 import { openPhoto, setupPhoto } from "/photo.js";
 
 const EXAMPLES = [
@@ -14,17 +15,19 @@ const TYPES = ["image/jpeg", "image/png", "image/webp"];
 
 const answers = new Map(); // address -> what was found there, so that going back is immediate
 const uploads = new Map(); // number -> file; uploads are in no address and leave with the page
-let query = { q: "", like: null, upload: null, without: [] };
+const EMPTY = { q: "", like: null, upload: null, without: [], folder: "" };
+let query = EMPTY;
 let found = null;
 let running = null;
 
 
-function address({ q, like, upload, without }, k) {
+function address({ q, like, upload, without, folder }, k) {
   const words = new URLSearchParams();
   if (q) words.set("q", q);
   if (like !== null) words.set("like", like);
   if (upload !== null) words.set("upload", upload);
   for (const one of without) words.append("without", one);
+  if (folder) words.set("folder", folder);
   if (k) words.set("k", k);
   return words.toString();
 }
@@ -37,6 +40,7 @@ function fromAddress() {
     like: number("like"),
     upload: number("upload"),
     without: words.getAll("without"),
+    folder: words.get("folder") ?? "",
   };
 }
 
@@ -169,6 +173,7 @@ async function start() {
       await pause(status.state === "failed" ? 4000 : 600);
     }
     show();
+    setupFolders((folder) => search({ ...query, folder }));
     setTimeout(refresh, 2500); // by then the folder has been compared with the index
   } catch (error) {
     explain(error, start);
@@ -187,7 +192,8 @@ function render(answer) {
   $("found").hidden = false;
   $("found").classList.remove("old");
   const without = query.without.length ? `, without ${query.without.join(" and ")}` : "";
-  $("headline").textContent = `${count(answer.total)}, best match first${without}`;
+  const inside = query.folder ? ` in ${query.folder}` : "";
+  $("headline").textContent = `${count(answer.total)}${inside}, best match first${without}`;
   showHint(answer);
   drawHistogram(answer);
   const cards = answer.results.map((result, i) => card(result, i, answer));
@@ -260,7 +266,7 @@ function card(result, i, { floor, histogram: { low, high } }) {
 
 function moreLike(result) {
   scrollTo({ top: 0 });
-  search({ q: "", like: result.id, upload: null, without: query.without });
+  search({ ...query, q: "", like: result.id, upload: null });
 }
 
 
@@ -280,6 +286,7 @@ function fillForm() {
     example.append(element("span", {}, text), removal("Remove the example photo", () => search({ ...query, like: null, upload: null })));
   }
   box.hidden = !example.hidden;
+  showFolder(query.folder);
   $("exclusions").replaceChildren(...query.without.map((words) => element("li", { className: "chip" }, element("span", {}, words),
     removal(`Do not leave out ${words}`, () => exclude(query.without.filter((one) => one !== words))))));
   $("leave").hidden = isEmpty(query) && !query.without.length ? true : !$("without").hidden || query.without.length >= 5;
@@ -304,7 +311,7 @@ function grow() {
 
 function submit() {
   const q = $("query").value.replace(/\s+/g, " ").trim();
-  if (!$("query").hidden) return search({ q, like: null, upload: null, without: query.without });
+  if (!$("query").hidden) return search({ ...query, q, like: null, upload: null });
   return show();
 }
 
@@ -314,7 +321,7 @@ function take(file) {
   if (file.size > UPLOAD_BYTES) return explain(new Refused("An example photo may have 10 MB.", 422), null);
   const number = Date.now() % 1e9;
   uploads.set(number, file);
-  search({ q: "", like: null, upload: number, without: query.without });
+  search({ ...query, q: "", like: null, upload: number });
 }
 
 
@@ -353,7 +360,7 @@ function moveFocus(event) {
 $("form").addEventListener("submit", (event) => { event.preventDefault(); submit(); });
 $("home").addEventListener("click", (event) => {
   event.preventDefault();
-  search({ q: "", like: null, upload: null, without: [] });
+  search(EMPTY);
   $("query").focus();
 });
 $("query").addEventListener("input", grow);
@@ -363,7 +370,7 @@ $("query").addEventListener("keydown", (event) => {
 });
 $("examples").append(...EXAMPLES.map((words) => {
   const button = element("button", { type: "button" }, words);
-  button.addEventListener("click", () => search({ q: words, like: null, upload: null, without: [] }));
+  button.addEventListener("click", () => search({ ...EMPTY, q: words }));
   return button;
 }));
 $("leave").addEventListener("click", () => { $("leave").hidden = true; $("without").hidden = false; $("without").focus(); });
