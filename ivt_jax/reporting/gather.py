@@ -78,15 +78,15 @@ def gather(options: argparse.Namespace) -> Gathered:
 
 
 def _check_runs(run: Path, others: Sequence[Path]) -> None:
-    for path in others:
-        if not path.exists():
-            raise UserError(f"there is no run {path} to compare with")
     places = [path.resolve() for path in (run, *others)]
     twice = {str(path) for path in places if places.count(path) > 1}
     if twice:
         raise UserError(f"named twice: {', '.join(sorted(twice))}; name every run once")
     if len(places) > len(SERIES):
         raise UserError(f"{len(places)} runs; a chart can tell {len(SERIES)} apart, name fewer")
+    for path in others:
+        if not path.exists():
+            raise UserError(f"there is no run {path} to compare with")
 
 
 def _figures(record: Record, runs: list[Scored], why: str, *, base: Path | None) -> list[Figure]:
