@@ -3,11 +3,14 @@
 import argparse
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ivt_jax.data.builders.progress import shown_on
 from ivt_jax.errors import UserError
+from ivt_jax.reporting.options import add_options
 
 if TYPE_CHECKING:
     from ivt_jax.reporting.gather import Gathered
@@ -17,11 +20,11 @@ INDEX = "figures.json"
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
-    from ivt_jax.reporting.gather import gather
-
     options = _parser().parse_args(argv)
     out = options.out or options.run / "figures"
     check_place(out, replace=options.replace)
+    from ivt_jax.reporting.gather import gather
+
     gathered = gather(options)
     files = write_figures(gathered, out)
     print(f"wrote {out / INDEX} (all numbers) and {len(files)} pictures:")
@@ -65,15 +68,17 @@ def write_figures(gathered: "Gathered", out: Path) -> list[str]:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     figures, written = {}, []
-    for figure in gathered.figures:
-        files = figure.save(unfinished)
-        written += files
-        figures[figure.name] = {
-            "title": figure.title,
-            "files": files,
-            **({"not_drawn": figure.missing} if figure.missing else {"caption": figure.note}),
-            "numbers": figure.numbers,
-        }
+    with shown_on(sys.stderr, what="figures", did="drawn")(0, len(gathered.figures)) as done:
+        for figure in gathered.figures:
+            files = figure.save(unfinished)
+            written += files
+            figures[figure.name] = {
+                "title": figure.title,
+                "files": files,
+                **({"not_drawn": figure.missing} if figure.missing else {"caption": figure.note}),
+                "numbers": figure.numbers,
+            }
+            done(1)
     index = json.dumps(facts(gathered) | {"figures": figures}, indent=1, ensure_ascii=False)
     (unfinished / INDEX).write_text(index + "\n", encoding="utf-8")
     if out.exists():
@@ -95,8 +100,6 @@ def facts(gathered: "Gathered") -> dict:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from ivt_jax.reporting.gather import add_options
-
     parser = argparse.ArgumentParser(prog="python -m ivt_jax figures", description=__doc__)
     add_options(parser)
     parser.add_argument("--out", type=Path, help="folder to write (default: RUN/figures)")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ivt_jax.errors import UserError
+from ivt_jax.reporting.options import add_options
 
 if TYPE_CHECKING:
     from ivt_jax.reporting.gather import Gathered
@@ -13,14 +14,14 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
-    from ivt_jax.reporting.gather import gather
-
     options = _parser().parse_args(argv)
     out = options.out or options.run / "report.html"
     if out.is_dir():
         raise UserError(f"--out: {out} is a folder; name a file")
     if out.exists() and not options.replace:
         raise UserError(f"{out} is there already; name another file (--out) or pass --replace")
+    from ivt_jax.reporting.gather import gather
+
     write_report(gather(options), out)
     return 0
 
@@ -41,8 +42,6 @@ def write_report(gathered: "Gathered", out: Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from ivt_jax.reporting.gather import add_options
-
     parser = argparse.ArgumentParser(prog="python -m ivt_jax report", description=__doc__)
     add_options(parser)
     parser.add_argument("--out", type=Path, help="file to write (default: RUN/report.html)")

@@ -185,6 +185,11 @@ def test_package_import_is_light():
     assert not loaded_by("import ivt_jax, ivt_jax.__main__") & heavy
 
 
+def test_help_of_figures_is_quick():
+    for command in ("figures", "report"):
+        assert not loaded_by(f"import ivt_jax.{command}") & (DATA_MAY_NOT_IMPORT | {"numpy"})
+
+
 def test_configuration_imports_no_jax():
     assert not loaded_by("import ivt_jax.config") & (DATA_MAY_NOT_IMPORT | {"numpy"})
 

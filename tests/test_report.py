@@ -12,6 +12,7 @@ from scored_runs import HOSTILE, STEPS, options, write_runs
 
 from ivt_jax.__main__ import main
 from ivt_jax.config import load_config
+from ivt_jax.errors import UserError
 from ivt_jax.reporting.gather import gather
 from ivt_jax.reporting.recorded import events, read_record
 from ivt_jax.reporting.report import report_page
@@ -209,6 +210,8 @@ def test_a_pretraining_says_what_does_not_apply(runs, tmp_path):
     assert "Not drawn: metrics.jsonl has no line yet." in text
     assert "python -m pretrain.main" in text
     assert "dataset synthetic_scenes is not in" in text
+    with pytest.raises(UserError, match="cannot be compared"):
+        gather(options(run, base=runs[2]))
 
 
 def test_a_file_is_replaced_only_on_demand(runs, tmp_path, capsys):

@@ -33,9 +33,10 @@ def rankings(runs: Sequence[Scored]) -> list[Figure]:
         runs: ours, and after it the base, if any.
     """
     ours, total = runs[0], len(runs[0].queries)
-    drawn = f"{RANDOM} of {total:,} captions, drawn at random (seed {SEED}), whatever they show"
+    chosen = random_queries(total, RANDOM)
+    drawn = f"{len(chosen)} of {total:,} captions, drawn at random (seed {SEED})"
     title = "Rankings of captions drawn at random"
-    found = _sheets(runs, "ranking-random", title, random_queries(total, RANDOM), drawn)
+    found = _sheets(runs, "ranking-random", title, chosen, drawn)
     if len(runs) == 1:
         worst = worst_queries(ours.first, ROWS)
         why = f"The captions, of all {total:,}, whose first right photo comes last"

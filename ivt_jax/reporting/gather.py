@@ -59,6 +59,8 @@ def gather(options: argparse.Namespace) -> Gathered:
             "this training took no retrieval scores (evaluation.dataset is empty); "
             "--dataset names one to score it on"
         )
+        if others:
+            raise UserError(f"{options.run} cannot be compared: {why}")
     else:
         directory = options.data or record.config.data.directory
         split = Split(directory, dataset, options.split, options.unmatched)
@@ -82,6 +84,9 @@ def _check_runs(run: Path, others: Sequence[Path]) -> None:
         raise UserError(f"named twice: {', '.join(sorted(twice))}; name every run once")
     if len(places) > len(SERIES):
         raise UserError(f"{len(places)} runs; a chart can tell {len(SERIES)} apart, name fewer")
+    for path in others:
+        if not path.exists():
+            raise UserError(f"there is no run {path} to compare with")
 
 
 def _figures(record: Record, runs: list[Scored], why: str, *, base: Path | None) -> list[Figure]:
@@ -100,29 +105,3 @@ def _figures(record: Record, runs: list[Scored], why: str, *, base: Path | None)
         *maps,
         scores.masking(runs),
     ]
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that both commands have."""
-    parser.add_argument("run", type=Path, help="the --workdir of a training")
-    parser.add_argument("--base", type=Path, help="a run to show beside it, photo by photo")
-    parser.add_argument(
-        "--compare",
-        type=Path,
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="RUN",
-        help="more runs for the charts of R@k and of masking ratios",
-    )
-    parser.add_argument("--split", default="test", help="split to search (default: test)")
-    parser.add_argument("--dataset", default="", help="default: evaluation.dataset of the run")
-    parser.add_argument("--data", default="", help="folder of datasets (default: the run's)")
-    parser.add_argument("--step", type=int, help="checkpoint of RUN; default: the best")
-    parser.add_argument(
-        "--unmatched",
-        choices=("error", "skip", "count"),
-        default="error",
-        help="captions of people who are not in the gallery: refuse, leave out, or count as misses",
-    )
-    parser.add_argument("--replace", action="store_true", help="replace what is there already")

@@ -37,7 +37,8 @@ _PARTS = {
 
 def report_page(gathered: Gathered) -> str:
     """The page; the same run gives the same bytes."""
-    record, figures = gathered.record, {figure.name: figure for figure in gathered.figures}
+    record, split = gathered.record, gathered.split
+    figures = {figure.name: figure for figure in gathered.figures}
     if not gathered.runs:  # the reason stands under Results, once
         for absent in ("errors", "masking"):
             seen = "the run was not scored (see Results)"
@@ -59,7 +60,11 @@ def report_page(gathered: Gathered) -> str:
         html.section("examples", _PARTS["examples"], *_pictures(gathered, pictures)),
         html.section("errors", _PARTS["errors"], *_errors(figures["errors"])),
         html.section("masking", _PARTS["masking"], *_masking(figures["masking"])),
-        sections.data_section(record),
+        sections.data_section(
+            record,
+            searched=split.dataset if split else "",
+            directory=split.directory if split else record.config.data.directory,
+        ),
         sections.config_section(record),
         sections.events_section(record),
         sections.reproduction_section(record),

@@ -28,20 +28,20 @@ _LISTED = 200  # bad records, at most
 _OLDEST = 9  # runs that one goes back to, at most
 
 
-def data_section(record: Record) -> str:
+def data_section(record: Record, *, searched: str, directory: str) -> str:
     """Counts, what was left out and whether the files are whole, of every dataset used."""
     config = record.config
-    names = dict.fromkeys([*config.data.mixture, config.evaluation.dataset])
+    names = dict.fromkeys([*config.data.mixture, config.evaluation.dataset, searched])
     parts = []
     for name in filter(None, names):
         weight = config.data.mixture.get(name)
         use = f"trained on with weight {weight:g}" if weight else "searched, not trained on"
-        if weight and name == config.evaluation.dataset:
+        if weight and name in (config.evaluation.dataset, searched):
             use += ", and searched to score"
         about = f"{DATA[name]}; {use}." if name in DATA else f"{use.capitalize()}."
         parts += [f"<h3>{html.text(name)}</h3>", html.paragraph(about[0].upper() + about[1:])]
         try:
-            parts += _dataset(config.data.directory, name)
+            parts += _dataset(directory, name)
         except DataError as error:
             parts.append(html.paragraph(f"Nothing more is known here: {error}"))
     replaced, _ = read_lines(record.path / "substituted.jsonl")
