@@ -2,6 +2,7 @@
 
 import io
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def test_the_official_way_drops_up_to_a_fifth_of_the_tokens(case):
 
 
 def test_the_three_rankings_agree():
-    given = cuhk_sized(images=200, captions=400, width=32)
+    given: Any = cuhk_sized(images=200, captions=400, width=32)
     found = bench_ranking.ours(*given)
     assert 20 < found["R1"] < 99, "neither trivial nor hopeless"
     assert bench_ranking.plain(*given) == pytest.approx(found, abs=1e-4)
