@@ -54,9 +54,7 @@ def _defaults() -> ConfigDict:
     model.kernel_deviation = 0.02  # of random kernels [code]; narrow models from scratch need more
     model.position_init = "normal"  # tables start as "normal" noise [code] | "sincos" of the place
     model.dtype = "bfloat16"  # of the computation: "bfloat16" | "float32"; parameters are float32
-    model.attention = (
-        "auto"  # cuDNN's kernel where it serves (NVIDIA, bfloat16), else XLA's | "xla"
-    )
+    model.attention = "auto"  # cuDNN's kernel on NVIDIA in bfloat16, else XLA's | "xla" everywhere
     model.layers = "scan"  # "scan": compiles fast, suits TPU | "unroll": faster on GPU and CPU
     model.remat = "none"  # recomputed in the backward pass: "none" | "block"
 
