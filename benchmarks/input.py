@@ -3,7 +3,9 @@
 `python benchmarks/input.py` (or `python -m benchmarks.input`) draws JPEGs of 500 x 375 pixels at
 quality 90, and times this project, Pillow and OpenCV at the same work. Rates of one core are
 images a second of CPU time, so a busy machine does not disturb them; rates of the pipeline are by
-the clock. Each figure is the median of rounds in which all candidates take turns.
+the clock, next to that of one core a moment before and to that of all cores when each decodes and
+augments and does nothing else, which is less than their number times one core. Each figure is the
+median of rounds in which all candidates take turns.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import resource
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -153,26 +156,26 @@ def main() -> int:
     """Times everything and prints two tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="of which the median is taken")
-    parser.add_argument("--images", type=int, default=512, help="read by a pipeline in a round")
+    parser.add_argument("--images", type=int, default=1024, help="read by a pipeline in a round")
     arguments = parser.parse_args()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     photos = [photo(number) for number in range(32)]
     size = statistics.mean(map(len, photos)) / 1e3
     print(f"{cores} cores; JPEGs of 500 x 375, {size:.0f} kB, to {SIZE[1]} x {SIZE[0]}")
-    rates = one_core(photos, arguments.rounds)
+    one_core(photos, arguments.rounds)
     with tempfile.TemporaryDirectory() as folder:
         splits = {"train": Split(range(64), record)}
         write_dataset(NAME, splits, out=Path(folder), vocabulary=synthetic.vocabulary())
         pipelines(
-            Path(folder), rates, rounds=arguments.rounds, images=arguments.images, cores=cores
+            Path(folder), photos, rounds=arguments.rounds, images=arguments.images, cores=cores
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak memory of the main process: {peak:.2f} GiB")
     return 0
 
 
-def one_core(photos: list[bytes], rounds: int) -> dict[str, float]:
-    """Prints images per second of one core; returns the medians."""
+def one_core(photos: list[bytes], rounds: int):
+    """Prints images per second of one core, medians."""
     timed = single_core(photos)
     rates: dict[str, list[float]] = {name: [] for name in timed}
     for _ in range(rounds):
@@ -183,36 +186,54 @@ def one_core(photos: list[bytes], rounds: int) -> dict[str, float]:
     print(f"\n{'one core':<34}{'images/s':>10}{'x Pillow decode + resize':>26}")
     for name, rate in medians.items():
         print(f"{name:<34}{rate:>10,.0f}{rate / plain:>26.2f}")
-    return medians
 
 
-def pipelines(folder: Path, rates: dict[str, float], *, rounds: int, images: int, cores: Any):
-    """Prints images per second of the whole pipeline, next to cores x the rate of one core."""
+def at_once(function: Callable[[bytes], Any], photos: list[bytes], cores: int) -> float:
+    """Images a second, by the clock, of as many threads as cores that do nothing else."""
+
+    def work():
+        for data in photos * 8:
+            function(data)
+
+    threads = [threading.Thread(target=work) for _ in range(cores)]
+    start = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return 8 * len(photos) * cores / (time.perf_counter() - start)
+
+
+def pipelines(folder: Path, photos: list[bytes], *, rounds: int, images: int, cores: int):
+    """Prints images per second of the whole pipeline, next to what the cores can do."""
     source = open_dataset(folder, NAME, "train")
     entries = TrainingEntries(source, kind="captions", sampler="shuffle", group=1, seed=0)
     tokenizer = load_tokenizer(vocabulary_path(folder, NAME))
-    modes = [m for m in ("exact", "scaled") if f"ours, {m}: decode + augment" in rates]
+    timed = single_core(photos)
+    modes = [mode for mode in ("exact", "scaled") if f"ours, {mode}: decode + augment" in timed]
     feeds = {f"{threads} threads": {"workers": 0, "threads": threads} for threads in (1, cores)}
-    feeds |= {f"{workers} workers": {"workers": workers, "threads": 1} for workers in (1, 2)}
+    feeds |= {f"{workers} workers": {"workers": workers, "threads": 1} for workers in (1, cores)}
     feeds["cached"] = {"workers": 0, "threads": cores, "cache_gib": 1.0}
     runs = {
         (mode, name): whole(entries, tokenizer, mode=mode, images=images, **feed)
         for mode in modes
         for name, feed in feeds.items()
     }
-    found: dict[tuple[str, str], list[tuple[float, float]]] = {key: [] for key in runs}
+    found: dict[tuple[str, str], list[tuple[float, ...]]] = {key: [] for key in runs}
     for _ in range(rounds):
-        for key, run in runs.items():
-            found[key].append(run())
-    print(f"\n{'whole pipeline':<24}{'by the clock':>14}{'by CPU time':>14}{'of one core':>13}")
+        for (mode, name), run in runs.items():
+            function = timed[f"ours, {mode}: decode + augment"]
+            one, all_cores = clocked(function, photos * 4), at_once(function, photos, cores)
+            clock, cpu = run()
+            shares = cpu / one, clock / one / cores, clock / all_cores
+            found[mode, name].append((clock, all_cores, *shares))
+    print(f"\n{'whole pipeline':<20}{'images/s':>10}{'all cores':>11}", end="")
+    print(f"{'CPU of one':>12}{'of cores x one':>16}{'of all cores':>14}")
     for (mode, name), values in found.items():
-        clock, cpu = (statistics.median(column) for column in zip(*values, strict=True))
-        core = rates[f"ours, {mode}: decode + augment"]
-        inside = "workers" not in name  # other processes' time is not seen from here
-        shown = f"{cpu:>14,.0f}{cpu / core:>12.0%}" if inside else f"{'':>14}{'':>12}"
-        print(
-            f"{f'{mode}, {name}':<24}{clock:>14,.0f}{shown}  clock/cores {clock / core / cores:.0%}"
-        )
+        clock, all_cores, cpu, single, ceiling = map(statistics.median, zip(*values, strict=True))
+        inside = f"{cpu:.0%}" if "workers" not in name else ""  # others' time is not seen from here
+        print(f"{f'{mode}, {name}':<20}{clock:>10,.0f}{all_cores:>11,.0f}", end="")
+        print(f"{inside:>12}{single:>16.0%}{ceiling:>14.0%}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ COMMANDS = {
     "verify": "read all of a prepared dataset, or the checkpoints of --run, and find damage",
     "goodput": "tell where the time of a run went, restarts included",
     "evaluate": "score a run on a dataset: R1, R5, R10, mAP, mINP",
+    "figures": "draw a run: rankings, heat maps, curves, errors, as PNG and SVG",
+    "report": "write all about a run into one HTML file",
     "index": "encode a folder of photos into a gallery, or what changed in it",
     "search": "find photos of a gallery by a sentence or an example",
     "serve": "search a gallery in the browser, on this machine",
@@ -42,6 +44,10 @@ def _dispatch(argv: list[str]) -> int | None:
             from ivt_jax.goodput import main as command
         case "evaluate":
             from ivt_jax.evaluate import main as command
+        case "figures":
+            from ivt_jax.figures import main as command
+        case "report":
+            from ivt_jax.report import main as command
         case "index":
             from ivt_jax.index import main as command
         case "search":

@@ -11,6 +11,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from ivt_jax.data.builders.progress import Show, silent
 from ivt_jax.data.images import decode
 from ivt_jax.data.records import RecordSource, open_dataset
 from ivt_jax.errors import UserError
@@ -42,22 +43,27 @@ def evaluate(
     dataset: str,
     split: str,
     unmatched: str = "error",
+    show: Show = silent,
 ) -> Evaluation:
     """Encodes and scores one split of a prepared dataset; `unmatched` as in `retrieval_metrics`.
+
+    `show` is told of the photos encoded.
 
     Raises UserError: no such split, an unreadable photo, or captions that cannot be scored.
     """
     source = open_dataset(directory, dataset, split)
-    encoded = encode_split(
-        model.encoders,
-        model.params,
-        source,
-        image_size=tuple(model.config.model.image_size),
-        tokenizer=model.tokenizer,
-        length=model.config.data.text_length,
-        separator=model.config.data.separator,
-        batch_size=model.batch_size,
-    )
+    with show(0, len(source)) as done:
+        encoded = encode_split(
+            model.encoders,
+            model.params,
+            source,
+            image_size=tuple(model.config.model.image_size),
+            tokenizer=model.tokenizer,
+            length=model.config.data.text_length,
+            separator=model.config.data.separator,
+            batch_size=model.batch_size,
+            done=done,
+        )
     if encoded.truncated:
         cut = encoded.truncated, len(encoded.captions)
         print(f"{dataset} {split}: {truncation_note(*cut, length=model.config.data.text_length)}")
@@ -82,15 +88,15 @@ def strip_rows(
             identity = one.encoded.text_identities[query]
             results = [
                 StripResult(
-                    _photo(one.source, index),
+                    photo(one.source, index),
                     float(value),
                     bool(one.encoded.image_identities[index] == identity),
                 )
                 for value, index in zip(scores[number], found[number], strict=True)
             ]
-            photo = _photo(one.source, one.encoded.text_images[query])
+            true = photo(one.source, one.encoded.text_images[query])
             label = one.name if len(evaluations) > 1 else ""
-            rows.append(StripRow(one.encoded.captions[query], photo, results, label))
+            rows.append(StripRow(one.encoded.captions[query], true, results, label))
     return rows
 
 
@@ -196,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _photo(source: RecordSource, index) -> Image.Image:
+def photo(source: RecordSource, index) -> Image.Image:
+    """The photo of a record, decoded; ImageError if that is not possible."""
     record = source[int(index)]
     return Image.fromarray(decode(record["image"], key=record["key"]))

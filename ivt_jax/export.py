@@ -134,7 +134,7 @@ def export(run: Path, out: Path, *, to: str, step: int | None = None) -> Retriev
         parameters=sum(leaf.size for leaf in jax.tree.leaves(model.params)),
         results=read_results(run, model.step),
         usage=usage,
-        made_with=_version(),
+        made_with=software(),
     )
     (unfinished / "README.md").write_text(card, encoding="utf-8")
     write_sums(unfinished)
@@ -218,7 +218,8 @@ def _open_split(arguments: argparse.Namespace) -> RecordSource:
     return open_dataset(arguments.data or config.data.directory, dataset, arguments.with_split)
 
 
-def _version() -> str:
+def software() -> str:
+    """Versions and, where it is a checkout, the commit of this software."""
     version = f"ivt_jax {ivt_jax.__version__}, Python {platform.python_version()}"
     root = Path(ivt_jax.__file__).parent.parent
     if not (root / ".git").exists():
@@ -228,7 +229,7 @@ def _version() -> str:
         commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         return version
-    return f"{version}, exported at commit {commit}" if commit else version
+    return f"{version}, commit {commit}" if commit else version
 
 
 def _parser() -> argparse.ArgumentParser:

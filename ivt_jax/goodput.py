@@ -68,6 +68,11 @@ def table(lines: list[Line]) -> str:
 
 def picture(lines: list[Line], *, title: str):
     """A timeline of all processes: each a bar, cut by the shares of its lines."""
+    return timeline_of(lines, title=title).finish("light")
+
+
+def timeline_of(lines: list[Line], *, title: str, width: int = 1000):
+    """The same before it is painted: a Canvas."""
     from ivt_jax.retrieval.figures import timeline
 
     zero, spans = lines[0].began, {}
@@ -85,4 +90,5 @@ def picture(lines: list[Line], *, title: str):
         (f"process {number}", [span for span in found if span[2] in used])
         for number, found in spans.items()
     ]
-    return timeline(rows, used, title=title, x_label=f"{name} since the run began")
+    label = f"{name} since the run began"
+    return timeline(rows, used, title=title, x_label=label, width=width)

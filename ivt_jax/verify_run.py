@@ -18,12 +18,14 @@ class Row(NamedTuple):
     """What was found of one step.
 
     verdict: "whole" | "damaged" | "unproven" (of a release without fingerprints) | "set aside".
+    fingerprint: one of all arrays, the same on any number of devices; "" if there is none.
     """
 
     step: str
     files: str
     arrays: str
     verdict: str
+    fingerprint: str
     detail: str
 
 
@@ -35,7 +37,7 @@ def verify_run(folder: str | Path) -> list[Row]:
     folder = Path(folder)
     rows = [_examine(folder, step) for step in steps.saved_steps(folder)]
     rows += [
-        Row(name, "", "", "set aside", "was damaged when it was to be restored")
+        Row(name, "", "", "set aside", "", "was damaged when it was to be restored")
         for name in steps.damaged_steps(folder)
     ]
     if not rows:
@@ -54,10 +56,11 @@ def _examine(folder: Path, step: int) -> Row:
     except (Damaged, OSError) as error:
         files = "damaged"
         faults.append(str(error))
-    arrays, proven = "", False
+    arrays, fingerprint, proven = "", "", False
     try:
         record = integrity.read_record(saved)
-        proven = record is not None
+        if record is not None:
+            proven, fingerprint = True, integrity.short_fingerprint(record)
         restored = _read_all(saved)
         count = len(jax.tree.leaves(restored))
         arrays = f"{count} of {count}" if proven else f"{count}, no fingerprints"
@@ -66,7 +69,7 @@ def _examine(folder: Path, step: int) -> Row:
         arrays = "damaged"
         faults.append(first_line(error))
     verdict = "damaged" if faults else "whole" if proven else "unproven"
-    return Row(str(step), files, arrays, verdict, "; ".join(faults))
+    return Row(str(step), files, arrays, verdict, fingerprint, "; ".join(faults))
 
 
 def _read_all(saved: Path) -> dict:
@@ -95,9 +98,10 @@ def _main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     jax.config.update("jax_platforms", "cpu")  # an accelerator may be busy training
     rows = verify_run(arguments.run)
-    print(f"{'step':<14}{'files':<14}{'arrays':<22}verdict")
+    print(f"{'step':<14}{'files':<14}{'arrays':<22}{'verdict':<12}fingerprint")
     for row in rows:
-        print(f"{row.step:<14}{row.files:<14}{row.arrays:<22}{row.verdict}")
+        line = f"{row.step:<14}{row.files:<14}{row.arrays:<22}{row.verdict:<12}{row.fingerprint}"
+        print(line.rstrip())
         if row.detail:
             print(f"  {row.detail}")
     good = sum(row.verdict in ("whole", "unproven") for row in rows)

@@ -26,6 +26,8 @@ LEVELS = {
     "ivt_jax.retrieval.ranking": 1,
     "ivt_jax.retrieval": 4,
     "ivt_jax.retrieval.canvas": 4,
+    "ivt_jax.retrieval.axes": 4,
+    "ivt_jax.retrieval.svg": 4,
     "ivt_jax.retrieval.figures": 5,
     "ivt_jax.data": 1,
     "ivt_jax.data.feed": 2,
@@ -35,6 +37,7 @@ LEVELS = {
     "ivt_jax.training.goodput": 1,
     "ivt_jax.training.health": 1,
     "ivt_jax.training.files": 0,
+    "ivt_jax.training.events": 1,
     "ivt_jax.training.rollcall": 0,
     "ivt_jax.training.cluster": 1,
     "ivt_jax.training.lock": 0,
@@ -81,6 +84,9 @@ LEVELS = {
     "ivt_jax.evaluate": 6,
     "ivt_jax.export": 6,
     "ivt_jax.goodput": 6,
+    "ivt_jax.reporting": 7,
+    "ivt_jax.figures": 8,
+    "ivt_jax.report": 8,
     "ivt_jax.doctor": 7,
     "ivt_jax.launch": 7,
     "pretrain": 8,
@@ -207,3 +213,11 @@ def test_files_and_functions_are_short(path):
             lines = (node.end_lineno or 0) - node.lineno + 1 - len(docstring.splitlines())
             limit = LONGEST.get(f"{path.relative_to(ROOT)}:{node.name}", 40)
             assert lines <= limit, f"{node.name} has {lines} lines without its docstring"
+
+
+def test_training_does_not_load_pytorch():
+    """Its import takes longer than all others together, and packages that try it are many."""
+    code = "import sys, finetune.objective, pretrain.objective, ivt_jax.training.loop; "
+    code += "print('torch' in sys.modules, 'jax' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert found.stdout == "False True\n", found.stderr

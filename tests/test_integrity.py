@@ -1,6 +1,7 @@
 """Fingerprints against NumPy, on any mesh; every flipped bit is found; older checkpoints load."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -206,6 +207,9 @@ def test_verify_tells_which_steps_are_whole(run, tmp_path):
         rows = {row.step: row for row in verify_run(copied)}
         assert rows["1"].verdict == "whole" and rows["2"].verdict == "damaged"
         assert str(path) in rows["2"].detail
+    whole = verify_run(run)
+    assert rows["1"].fingerprint == whole[0].fingerprint != whole[1].fingerprint
+    assert re.fullmatch("[0-9a-f]{10}", whole[0].fingerprint)
     (copied / "integrity" / "1.json").unlink()
     row = verify_run(copied)[0]
     assert (row.verdict, row.files, row.arrays) == ("whole", "no manifest", "10 of 10")

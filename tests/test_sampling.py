@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from ivt_jax.data.sampling import IdentityOrder, ShuffledOrder
+from ivt_jax.data.sampling import IdentityOrder, ShuffledOrder, uniform
 
 
 def epoch(order, number):
@@ -96,3 +96,32 @@ def test_groups_of_a_person_are_spread():
 def test_epochs_of_groups_differ():
     order = IdentityOrder(IDENTITIES, group=4, seed=0)
     assert len({tuple(epoch(order, number)) for number in range(5)}) == 5
+
+
+def test_the_numbers_of_a_position_are_splitmix64s():
+    # The first five outputs for the seed 1234567, as published with several implementations.
+    published = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
+    expected = [(number >> 11) / 2**53 for number in published]
+    keys = np.full(5, 1234567, np.uint64)
+    singly = uniform(keys, np.arange(5, dtype=np.uint64), count=1)
+    assert singly[:, 0].tolist() == expected
+    assert uniform(keys[:2], np.array([1, 0], np.uint64), count=2).tolist() == [
+        expected[2:4],
+        expected[:2],
+    ]
+
+
+def test_numbers_of_neighbouring_positions_and_keys_are_uniform_and_unrelated():
+    keys = np.repeat(np.arange(20, dtype=np.uint64) << np.uint64(32), 500)
+    drawn = uniform(keys, np.tile(np.arange(500, dtype=np.uint64), 20), count=3)
+    counts = np.histogram(drawn, 21, (0, 1))[0]
+    expected = drawn.size / 21
+    assert ((counts - expected) ** 2 / expected).sum() < 60  # chi-square, 20 degrees: 1e-5
+    related = np.corrcoef(np.concatenate([drawn, np.roll(drawn, 1, axis=0)], axis=1).T)
+    assert abs(related - np.eye(6)).max() < 0.05

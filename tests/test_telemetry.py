@@ -1,6 +1,8 @@
 """The metrics of a run that was killed and resumed stand in its file once."""
 
+import contextlib
 import json
+import math
 import resource
 import struct
 
@@ -8,6 +10,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import RecordWriter
 
+from ivt_jax.training.events import EventFile
 from ivt_jax.training.telemetry import Telemetry, cut_lines
 
 
@@ -124,3 +127,16 @@ def test_what_a_full_disk_refuses_is_written_when_there_is_room(tmp_path, caplog
     (events,) = (tmp_path / "tensorboard").iterdir()
     assert [event.step for event in records(events)[2:]] == list(range(1, 99))
     assert caplog.text.count("metrics.jsonl cannot be written") == 1
+
+
+def test_scalars_of_any_size_and_sign_are_written(tmp_path):
+    written = {"tiny": 1e-30, "negative": -2.5, "endless": math.inf, "huge": 1e300, "ä": 0.0}
+    with contextlib.closing(EventFile(tmp_path, first_step=0)) as file:
+        for step in (0, 127, 128, 3 << 40):
+            file.add_scalars(written, step)
+    (path,) = tmp_path.iterdir()
+    events = records(path)[2:]
+    assert [event.step for event in events] == [0, 127, 128, 3 << 40]
+    for event in events:
+        read = {value.tag: value.simple_value for value in event.summary.value}
+        assert read == written | {"tiny": pytest.approx(1e-30), "huge": math.inf}

@@ -306,8 +306,14 @@ def crop_and_flip(
 
 def draw_view(*, pad: int, flip: float, rng: np.random.Generator) -> View:
     """A random crop of a padded image and a random flip; `augment` has the arguments."""
-    top, left = rng.integers(0, 2 * pad + 1, 2) - pad
-    return View(int(top), int(left), bool(rng.random() < flip))
+    return drawn_views(rng.random((1, 3)), pad=pad, flip=flip)[0]
+
+
+def drawn_views(chances: np.ndarray, *, pad: int, flip: float) -> list[View]:
+    """The views that numbers in [0, 1) stand for, float64 (n, 3): for top, left and the flip."""
+    moved = (chances[:, :2] * (2 * pad + 1)).astype(int) - pad  # (n, 2)
+    flipped = chances[:, 2] < flip
+    return [View(*view) for view in zip(*moved.T.tolist(), flipped.tolist(), strict=True)]
 
 
 def write_view(image: np.ndarray, view: View, out: np.ndarray) -> None:

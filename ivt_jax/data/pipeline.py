@@ -14,9 +14,9 @@ import numpy as np
 from absl import flags
 
 from ivt_jax.data.cache import Cache
-from ivt_jax.data.images import ImageError, decode_resized, draw_view, write_view
+from ivt_jax.data.images import ImageError, View, decode_resized, drawn_views, write_view
 from ivt_jax.data.records import DataError, RecordSource, entries
-from ivt_jax.data.sampling import IdentityOrder, ShuffledOrder
+from ivt_jax.data.sampling import IdentityOrder, ShuffledOrder, uniform
 from ivt_jax.data.texts import LEVELS, Tokenizer, text_levels
 from ivt_jax.training.faults import strike
 
@@ -96,18 +96,19 @@ class TrainingEntries:
     def sample(
         self,
         position: int,
-        rng: np.random.Generator,
         *,
+        key: np.ndarray,
         options: ViewOptions,
         cache: Cache,
         ahead: dict[int, dict[str, Any]],
+        views: list[View],
         images: np.ndarray,
     ) -> tuple[list[str], int, tuple[int, int]]:
         """The sample at a position; a bad record is replaced by the next good entry.
 
         What was read and decoded is kept in `cache` while there is room; the sample is the same
-        with and without it, and whether its record is in `ahead` or not. The image views are
-        written into `images`, uint8 (V, H, W, 3): in its place in a batch a view is written once.
+        with and without it, and whether its record is in `ahead` or not. The `views` are written
+        into `images`, uint8 (V, H, W, 3): in its place in a batch a view is written once.
 
         Returns the V texts, the identity, and for the report 1 + the number of the dataset, and of
         the bad record, or zeros.
@@ -117,11 +118,13 @@ class TrainingEntries:
         record, caption_index, image, bad = self._readable(
             self.order[position], options, cache, ahead
         )
+        drawn = caption_index < 0 or options.views != ("sentence",)
+        rng = _generator(key, position) if drawn else None  # not free to make
         if caption_index < 0:
             caption_index = int(rng.integers(len(record["captions"])))
         texts = _levels(record, caption_index, options, rng)
-        for out in images:
-            write_view(image, draw_view(pad=options.pad, flip=options.flip, rng=rng), out)
+        for view, out in zip(views, images, strict=True):
+            write_view(image, view, out)
         return texts, record["identity"] + self.identity_offset, bad
 
     def _readable(
@@ -229,18 +232,21 @@ class _Batches:
             dataset.read_ahead([p for n, p in places if n == number], self.cache)
             for number, dataset in enumerate(self.datasets)
         ]
-        views, (height, width) = len(self.options.views), self.options.image_size
-        images = np.empty((self.rows, views, height, width, 3), np.uint8)  # (B, V, H, W, 3)
+        count, (height, width) = len(self.options.views), self.options.image_size
+        images = np.empty((self.rows, count, height, width, 3), np.uint8)  # (B, V, H, W, 3)
         samples = [
             self.datasets[number].sample(
                 position,
-                self._generator(number, position),
+                key=self.keys[number],
                 options=self.options,
                 cache=self.cache,
                 ahead=ahead[number],
+                views=views,
                 images=out,
             )
-            for (number, position), out in zip(places, images, strict=True)
+            for (number, position), views, out in zip(
+                places, self._views(places), images, strict=True
+            )
         ]
         texts, identities, bad = zip(*samples, strict=True)
         ids, mask, truncated = self.tokenizer.encode(
@@ -250,16 +256,21 @@ class _Batches:
         )  # (B V, L), (B V, L), (B V,)
         return {
             "images": images,
-            "token_ids": ids.reshape(self.rows, views, -1),
-            "token_mask": mask.reshape(self.rows, views, -1),
+            "token_ids": ids.reshape(self.rows, count, -1),
+            "token_mask": mask.reshape(self.rows, count, -1),
             "identities": np.array(identities, np.int32),
-            "truncated": truncated.reshape(self.rows, views).sum(axis=1, dtype=np.int32),
+            "truncated": truncated.reshape(self.rows, count).sum(axis=1, dtype=np.int32),
             "substituted": np.array(bad, np.int32),
         }
 
-    def _generator(self, number: int, position: int) -> np.random.Generator:
-        counter = np.array([0, 0, 0, position], np.uint64)
-        return np.random.Generator(np.random.Philox(key=self.keys[number], counter=counter))
+    def _views(self, places: list[tuple[int, int]]) -> list[list[View]]:
+        """The views of the samples at these places, drawn all at once."""
+        count = len(self.options.views)
+        keys = np.array([self.keys[number][0] for number, _ in places])  # (B,)
+        positions = np.array([position for _, position in places], np.uint64)  # (B,)
+        chances = uniform(keys, positions, count=3 * count).reshape(-1, 3)  # (B V, 3)
+        drawn = drawn_views(chances, pad=self.options.pad, flip=self.options.flip)
+        return [drawn[row : row + count] for row in range(0, len(drawn), count)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,6 +290,11 @@ def _key(seed: int) -> np.ndarray:
     """The Philox key of a dataset's randomness; a sample's position is its counter."""
     drawn = np.random.SeedSequence([seed, 1]).generate_state(1)
     return np.random.Philox(int(drawn[0])).state["state"]["key"]
+
+
+def _generator(key: np.ndarray, position: int) -> np.random.Generator:
+    counter = np.array([0, 0, 0, position], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
 def sample_places(datasets: list[TrainingEntries], weights: list[float]) -> grain.MapDataset:

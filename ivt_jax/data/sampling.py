@@ -1,10 +1,33 @@
-"""The order of training data: which entry stands at a position, from a seed alone.
+"""The order of training data, and what is drawn for a sample: functions of seed and position.
 
 An order has no state: position p lies in epoch p // len(order), each epoch is drawn from
 (seed, epoch), so a run resumes anywhere by knowing its step.
 """
 
 import numpy as np
+
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+_ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+
+
+def uniform(keys: np.ndarray, positions: np.ndarray, *, count: int) -> np.ndarray:
+    """Numbers in [0, 1) for each of n positions, float64 (n, count), all drawn at once.
+
+    The SplitMix64 generator (Steele, Lea and Flood 2014) with a key for a seed; position p owns
+    its outputs [p * count, (p + 1) * count). A NumPy generator a position would take longer to
+    make than an image takes to be mirrored.
+
+    Args:
+        keys: uint64 (n,).
+        positions: uint64 (n,).
+        count: numbers for each.
+    """
+    places = positions[:, None] * np.uint64(count) + np.arange(1, count + 1, dtype=np.uint64)
+    bits = keys[:, None] + places * _STEP  # (n, count), modulo 2**64
+    for shift, factor in _ROUNDS:
+        bits = (bits ^ (bits >> np.uint64(shift))) * np.uint64(factor)
+    bits ^= bits >> np.uint64(31)
+    return (bits >> np.uint64(11)) * 2.0**-53
 
 
 class ShuffledOrder:

@@ -108,8 +108,9 @@ def encode_split(
     length: int,
     separator: str,
     batch_size: int,
+    done: Callable[[int], object] = lambda photos: None,
 ) -> EncodedSplit:
-    """Encodes each image and each caption of a split once.
+    """Encodes each image and each caption of a split once; `done` is told of every photo.
 
     Raises DataError for an image that cannot be decoded: a score must cover the whole gallery.
     """
@@ -121,16 +122,12 @@ def encode_split(
             captions.extend(record["captions"])
             owners.extend([row] * len(record["captions"]))
             yield evaluation_image(_pixels(record, source), image_size)
+            done(1)
 
     image_embeddings = encode_images(encoders, params, images(), batch_size=batch_size)
+    reading = {"tokenizer": tokenizer, "length": length, "separator": separator}
     text_embeddings, truncated = encode_texts(
-        encoders,
-        params,
-        captions,
-        tokenizer=tokenizer,
-        length=length,
-        separator=separator,
-        batch_size=batch_size,
+        encoders, params, captions, **reading, batch_size=batch_size
     )
     identities = np.asarray(source.identities)
     return EncodedSplit(

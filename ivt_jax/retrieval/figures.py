@@ -7,7 +7,8 @@ from itertools import pairwise
 
 from PIL import Image
 
-from ivt_jax.retrieval.canvas import Canvas, Point
+from ivt_jax.retrieval.axes import Axes, draw_axes, draw_x_axis, height_ticks, spread
+from ivt_jax.retrieval.canvas import SERIES, Canvas, Point
 
 _FRAMES = {True: "right", False: "wrong", None: "rule"}
 _LEGEND = (("another person", False), ("the person described", True))
@@ -72,14 +73,14 @@ def ranking_strip(
         y += 0 if not tops else 12 if repeats else 36
         tops.append(y)
         y += layout.row_height
-    canvas = Canvas(width, y + layout.margin - 8, theme)
+    canvas = Canvas(width, y + layout.margin - 8)
     judged = any(result.match is not None for row in rows for result in row.results)
     _draw_header(canvas, layout, title, _LEGEND if judged else ())
     for row, repeats, top in zip(rows, repeated, tops, strict=True):
         if top > layout.header and not repeats:
             canvas.line([(layout.margin, top - 18), (width - layout.margin, top - 18)], "rule", 1)
         _draw_row(canvas, layout, row, top, repeats=repeats)
-    return canvas.finish()
+    return canvas.finish(theme)
 
 
 def curves(
@@ -109,16 +110,14 @@ def curves(
         ValueError: no line or too many, an empty or uneven one, a value that is not finite, or an
             unknown theme.
     """
-    canvas = Canvas(width, height, theme)
-    _check_series(series, most=len(canvas.colors["series"]))
+    canvas = Canvas(width, height)
+    _check_series(series, most=len(SERIES))
     x_values = [x for xs, _ in series.values() for x in xs]
     y_values = [y for _, ys in series.values() for y in ys]
-    # Zero belongs to the picture unless the values are far away from it.
-    y_low = min(y_values) if min(y_values) > 0.5 * max(y_values) else min(0, *y_values)
-    y_ticks = _ticks(y_low, max(y_values), 8, outside=True)
+    y_ticks = height_ticks(y_values, 8)
     names_width = max(canvas.text_width(name, 17) for name in series)
     ticks_width = max(canvas.text_width(tick, 15) for tick in y_ticks.values())
-    axes = _Axes(
+    axes = Axes(
         x_range=(min(x_values), max(x_values)),
         y_ticks=y_ticks,
         left=38 + ticks_width,
@@ -129,9 +128,9 @@ def curves(
     canvas.text((28, 26), title, 24, "ink", bold=True)
     canvas.text((28, axes.top - 38), y_label, 15, "muted")
     canvas.text(((axes.left + axes.right) / 2, height - 36), x_label, 15, "muted", anchor="ma")
-    _draw_axes(canvas, axes)
+    draw_axes(canvas, axes)
     _draw_series(canvas, axes, series)
-    return canvas.finish()
+    return canvas.finish(theme)
 
 
 def timeline(
@@ -141,8 +140,7 @@ def timeline(
     title: str,
     x_label: str,
     width: int = 1000,
-    theme: str = "light",
-) -> Image.Image:
+) -> Canvas:
     """Draws what happened when: a bar a row, cut into coloured spans.
 
     Args:
@@ -151,10 +149,9 @@ def timeline(
         title: above the chart.
         x_label: below the time axis, with its unit.
         width: of the picture in pixels; the height follows.
-        theme: "light" or "dark".
 
     Raises:
-        ValueError: no span at all, or an unknown theme.
+        ValueError: no span at all.
     """
     times = [time for _, spans in rows for start, end, _ in spans for time in (start, end)]
     if not times:
@@ -162,7 +159,7 @@ def timeline(
     legend = _rows_of_legend(colors, width - 56)
     top = 84 + 30 * len(legend)
     bottom = top + 44 * len(rows)
-    canvas = Canvas(width, bottom + 76, theme)
+    canvas = Canvas(width, bottom + 76)
     canvas.text((28, 26), title, 24, "ink", bold=True)
     for number, kinds in enumerate(legend):
         x = 28.0
@@ -171,16 +168,17 @@ def timeline(
             canvas.text((x + 24, 84 + 30 * number), kind, 15, "ink", anchor="lm")
             x += _LEGEND_WIDTH
     left = 44 + max(canvas.text_width(label, 15) for label, _ in rows)
-    axes = _Axes((min(times), max(times)), {}, left, width - 28, top, bottom)
+    axes = Axes((min(times), max(times)), {}, left, width - 28, top, bottom)
     for number, (label, spans) in enumerate(rows):
         y = top + 44 * number + 6
         canvas.text((left - 14, y + 16), label, 15, "muted", anchor="rm")
         for start, end, kind in spans:
             x = axes.x(start)
             canvas.rectangle((x, y), (max(axes.x(end) - x, 0.5), 32), colors[kind])
-    _draw_x_axis(canvas, axes)
+    draw_x_axis(canvas, axes)
     canvas.text(((left + width - 28) / 2, bottom + 40), x_label, 15, "muted", anchor="ma")
-    return canvas.finish()
+    canvas.body = (26, 66, width - 52, canvas.height - 66)
+    return canvas
 
 
 _LEGEND_WIDTH = 150  # pixels a kind
@@ -234,61 +232,52 @@ def _draw_row(canvas: Canvas, layout: _Layout, row: StripRow, top: int, *, repea
         canvas.paragraph((left, y), row.caption, width, top + layout.row_height - y)
         if row.query_image is not None:
             canvas.photo(row.query_image, (layout.query_left, top), size)
-    for i, result in enumerate(row.results[: layout.k]):
-        x = layout.results_left + i * (size[0] + layout.gap)
+    draw_results(
+        canvas,
+        row.results[: layout.k],
+        (layout.results_left, top),
+        size=size,
+        gap=layout.gap,
+        frame=layout.frame,
+        letters=max(9.0, min(15.0, 0.16 * size[0])),
+    )
+
+
+def draw_results(
+    canvas: Canvas,
+    results: Sequence[StripResult],
+    at: Point,
+    *,
+    size: Point,
+    gap: float,
+    frame: float | Mapping[bool | None, float],
+    letters: float,
+    decimals: int = 3,
+) -> None:
+    """Framed photos side by side, marks in their corners, rank and score below, `letters` high.
+
+    `frame` is the width of all frames, or match -> width.
+    """
+    top, radius = at[1], max(6.0, 0.13 * size[0])
+    for i, result in enumerate(results):
+        x = at[0] + i * (size[0] + gap)
         canvas.rectangle((x, top), size, _FRAMES[result.match])
-        inner = (size[0] - 2 * layout.frame, size[1] - 2 * layout.frame)
-        canvas.photo(result.image, (x + layout.frame, top + layout.frame), inner)
-        radius, note_size = max(6.0, 0.13 * size[0]), max(9.0, min(15.0, 0.16 * size[0]))
+        wide = frame[result.match] if isinstance(frame, Mapping) else frame
+        inner = (size[0] - 2 * wide, size[1] - 2 * wide)
+        canvas.photo(result.image, (x + wide, top + wide), inner)
         if result.match is not None:
             canvas.badge((x + size[0] - radius - 1, top + radius + 1), radius, result.match)
         note = top + size[1] + 6
-        canvas.text((x, note), str(i + 1), note_size, "muted")
-        canvas.text((x + size[0], note), f"{result.score:.3f}", note_size, "ink", anchor="ra")
+        canvas.text((x, note), str(i + 1), letters, "muted")
+        canvas.text(
+            (x + size[0], note), f"{result.score:.{decimals}f}", letters, "ink", anchor="ra"
+        )
 
 
-@dataclass(frozen=True)
-class _Axes:
-    """A chart's frame in pixels and the values it spans."""
-
-    x_range: Point
-    y_ticks: dict[float, str]
-    left: float
-    right: float
-    top: float
-    bottom: float
-
-    def x(self, value: float) -> float:
-        low, high = self.x_range
-        share = (value - low) / (high - low) if high > low else 0.5
-        return self.left + share * (self.right - self.left)
-
-    def y(self, value: float) -> float:
-        low, *_, high = self.y_ticks
-        return self.bottom - (value - low) / (high - low) * (self.bottom - self.top)
-
-
-def _draw_axes(canvas: Canvas, axes: _Axes) -> None:
-    for tick, text in axes.y_ticks.items():
-        y = axes.y(tick)
-        canvas.line([(axes.left, y), (axes.right, y)], "rule", 1)
-        canvas.text((axes.left - 10, y), text, 15, "muted", anchor="rm")
-    _draw_x_axis(canvas, axes)
-
-
-def _draw_x_axis(canvas: Canvas, axes: _Axes) -> None:
-    for tick, text in _ticks(*axes.x_range, 7, outside=False).items():
-        x = axes.x(tick)
-        canvas.line([(x, axes.bottom), (x, axes.bottom + 6)], "muted", 1)
-        canvas.text((x, axes.bottom + 12), text, 15, "muted", anchor="ma")
-    canvas.line([(axes.left, axes.bottom), (axes.right, axes.bottom)], "muted", 1)
-
-
-def _draw_series(canvas: Canvas, axes: _Axes, series: _Series) -> None:
+def _draw_series(canvas: Canvas, axes: Axes, series: _Series) -> None:
     lines = [[(axes.x(x), axes.y(y)) for x, y in zip(*s, strict=True)] for s in series.values()]
-    heights = _spread([line[-1][1] for line in lines], 22, axes.bottom)
-    colors = canvas.colors["series"]
-    for name, line, height, color in zip(series, lines, heights, colors, strict=False):
+    heights = spread([line[-1][1] for line in lines], 22, axes.bottom)
+    for name, line, height, color in zip(series, lines, heights, SERIES, strict=False):
         canvas.line(line, color, 2.5)
         canvas.disc(line[-1], 4, color)
         canvas.text((axes.right + 14, height), name, 17, color, anchor="lm")
@@ -302,27 +291,3 @@ def _check_series(series: _Series, *, most: int) -> None:
             raise ValueError(f"line {name!r} has {len(xs)} x and {len(ys)} y values")
         if not all(map(math.isfinite, (*xs, *ys))):
             raise ValueError(f"line {name!r} contains NaN or infinity, which cannot be drawn")
-
-
-def _ticks(low: float, high: float, count: int, *, outside: bool) -> dict[float, str]:
-    """Round numbers, about `count`: just around [low, high] if `outside`, otherwise within it."""
-    span = (high - low) or abs(high) or 1.0
-    power = 10.0 ** math.floor(math.log10(span / count))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor * count >= span)
-    low, high, slack = low / step, high / step, 1e-9
-    first = math.floor(low + slack) if outside else math.ceil(low - slack)
-    last = max(math.ceil(high - slack), first + 1) if outside else math.floor(high + slack)
-    decimals = max(0, -math.floor(math.log10(step) + slack))
-    return {i * step: f"{i * step:,.{decimals}f}" for i in range(first, last + 1)}
-
-
-def _spread(heights: list[float], distance: float, bottom: float) -> list[float]:
-    """Moves heights apart to at least `distance`, keeping their order and staying above bottom."""
-    order, moved = sorted(range(len(heights)), key=heights.__getitem__), list(heights)
-    for above, below in pairwise(order):
-        moved[below] = max(moved[below], moved[above] + distance)
-    limit = bottom
-    for index in reversed(order):
-        moved[index] = min(moved[index], limit)
-        limit = moved[index] - distance
-    return moved

@@ -127,6 +127,11 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return record
 
 
+def short_fingerprint(record: dict[str, Any]) -> str:
+    """Ten digits that two checkpoints share if all their arrays are equal bit for bit."""
+    return _digest(sorted(record["leaves"].items()))[:10]
+
+
 def read_item(folder: Path, name: str, *, file: str = "metadata") -> Any:
     """A JSON item of the checkpoint in `folder`; Damaged if it is not the one recorded."""
     path = folder / name / file

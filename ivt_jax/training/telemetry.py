@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ivt_jax.training.files import EventFile, PatientFile, outliving_a_full_disk
+from ivt_jax.training.events import EventFile
+from ivt_jax.training.files import PatientFile, outliving_a_full_disk
 
 _SHOWN = ("loss", "learning_rate", "gradient_norm", "pairs_per_second", "data_wait_percent")
 

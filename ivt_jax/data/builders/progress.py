@@ -20,10 +20,11 @@ def silent(done: int, total: int) -> AbstractContextManager[Callable[[int], obje
     return contextlib.nullcontext(lambda count: None)
 
 
-def shown_on(stream: TextIO, *, what: str = "records") -> Show:
-    """Progress with the time left, as fits the stream; `what` is counted."""
-    show = _bar if stream.isatty() else _lines
-    return lambda done, total: show(done, total, stream, what)
+def shown_on(stream: TextIO, *, what: str = "records", did: str = "written") -> Show:
+    """Progress with the time left, as fits the stream; `what` is counted, `did` what is done."""
+    if stream.isatty():
+        return lambda done, total: _bar(done, total, stream, what)
+    return lambda done, total: _lines(done, total, stream, what, did)
 
 
 @contextlib.contextmanager
@@ -47,7 +48,9 @@ def _bar(done: int, total: int, stream: TextIO, what: str) -> Iterator[Callable[
 
 
 @contextlib.contextmanager
-def _lines(done: int, total: int, stream: TextIO, what: str) -> Iterator[Callable[[int], object]]:
+def _lines(
+    done: int, total: int, stream: TextIO, what: str, did: str
+) -> Iterator[Callable[[int], object]]:
     start = told = time.monotonic()
     before = done
 
@@ -62,4 +65,4 @@ def _lines(done: int, total: int, stream: TextIO, what: str) -> Iterator[Callabl
             stream.flush()
 
     yield advance
-    stream.write(f"{done - before:,} {what} written in {time.monotonic() - start:,.0f} s\n")
+    stream.write(f"{done - before:,} {what} {did} in {time.monotonic() - start:,.0f} s\n")
