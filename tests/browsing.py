@@ -1,10 +1,12 @@
 """Servers of the search page in processes of their own, and a Chromium that looks at them."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -68,3 +70,33 @@ def faults(page) -> list[str]:
     """Texts with a contrast below AA, controls without a name, images without alt."""
     script = (ROOT / "tests" / "page_faults.js").read_text("utf-8")
     return page.evaluate(script.partition("\n")[2])  # without the comment, it is a function
+
+
+def search(page, server, words: str) -> None:
+    """Opens the page for a sentence and waits for its first photo."""
+    page.goto(f"{server.url}/?q={urllib.parse.quote(words)}")
+    page.wait_for_selector(".card")
+
+
+def api(server, words: str, k: int = 48) -> list[dict]:
+    """What the interface answers for a sentence."""
+    line = urllib.parse.urlencode({"q": words, "k": k})
+    with urllib.request.urlopen(f"{server.url}/api/search?{line}", timeout=60) as answer:
+        return json.load(answer)["results"]
+
+
+def names(page) -> list[str]:
+    """The file names shown, in order."""
+    return page.locator(".name").evaluate_all("all => all.map(one => one.title)")
+
+
+def loaded(page) -> int:
+    """How many photos have arrived."""
+    return page.evaluate(
+        "[...document.querySelectorAll('.card img')].filter(i => i.naturalWidth).length"
+    )
+
+
+def notice(page) -> str:
+    """The line that tells what is wrong."""
+    return page.locator("#notice").inner_text()

@@ -1,18 +1,26 @@
 """The search page in real headless Chromium, as a visitor uses it."""
 
 import concurrent.futures
-import json
 import os
 import shutil
 import signal
 import time
-import urllib.parse
-import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
-from browsing import ARGUMENTS, CHROMIUM, Server, faults, until
+from browsing import (
+    ARGUMENTS,
+    CHROMIUM,
+    Server,
+    api,
+    faults,
+    loaded,
+    names,
+    notice,
+    search,
+    until,
+)
 from page_stand_in import write, write_index
 from PIL import Image
 from runs import free_port
@@ -83,32 +91,6 @@ def page(chromium):
     context.set_default_timeout(60_000)
     yield context.new_page()
     context.close()
-
-
-def search(page, server, words: str) -> None:
-    """Opens the page for a sentence and waits for its first photo."""
-    page.goto(f"{server.url}/?q={urllib.parse.quote(words)}")
-    page.wait_for_selector(".card")
-
-
-def api(server, words: str, k: int = 48) -> list[dict]:
-    line = urllib.parse.urlencode({"q": words, "k": k})
-    with urllib.request.urlopen(f"{server.url}/api/search?{line}", timeout=60) as answer:
-        return json.load(answer)["results"]
-
-
-def names(page) -> list[str]:
-    return page.locator(".name").evaluate_all("all => all.map(one => one.title)")
-
-
-def loaded(page) -> int:
-    return page.evaluate(
-        "[...document.querySelectorAll('.card img')].filter(i => i.naturalWidth).length"
-    )
-
-
-def notice(page) -> str:
-    return page.locator("#notice").inner_text()
 
 
 def test_1_typing_and_enter_show_photos_in_the_order_of_the_api(page, small):

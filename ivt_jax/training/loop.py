@@ -100,8 +100,7 @@ def _train(
         epoch_steps=epoch_steps,
     )
     check = make_check(program.shapes, program.shardings, mesh)
-    encoders = make_encoders(program.graphdef, mesh, dtype=config.model.dtype)
-    evaluator = _Evaluator(config, data, encoders, life)
+    evaluator = _Evaluator(config, data, program.graphdef, mesh, life)
 
     with (
         jax.set_mesh(mesh),
@@ -112,15 +111,15 @@ def _train(
         note = "\n  ".join([resumed, *changed]) if changed else resumed
         if changed and chief and config.training.changed_config == "accept":
             _store(workdir, config)  # only now: the checkpoint fits it
-        first = step = int(state.step)
-        key, due_at = jax.random.key(config.seed), _Intervals(config, epoch_steps, total_steps)
+        first, key = int(state.step), jax.random.key(config.seed)
+        step, due_at = first, _Intervals(config, epoch_steps, total_steps)
         last = min(total_steps, first + (config.training.stop_after or total_steps))
         work = Work(program.model, config.training.batch_size, len(views), dict(config.masking))
         window = Window(work, data, spent, state=state)
         recovery = _recovery(config, workdir, checkpoints, program, data)
         with Telemetry(workdir, start_step=first, total_steps=total_steps, quiet=not chief) as log:
-            note = f"{note}\n{life.note}"
-            _introduce(log, config, data, program.shapes, epoch_steps, total_steps, note)
+            notes = f"{note}\n{life.note}"
+            _introduce(log, config, data, program.shapes, epoch_steps, total_steps, notes)
             strike("startup.compile", process=process())
             metrics, due, cut, saved, offset = {}, None, 0, first, data_offset(state)
             batches = data.batches(config, start=first + offset, say=log.say)
@@ -361,7 +360,8 @@ def _unscored(workdir: Path, step: int, evaluator: "_Evaluator") -> bool:
 class _Evaluator:
     """Scores the selecting split and, beside it, the reported one."""
 
-    def __init__(self, config: ConfigDict, data: Data, encoders, life: Lifecycle):
+    def __init__(self, config: ConfigDict, data: Data, graphdef, mesh, life: Lifecycle):
+        encoders = make_encoders(graphdef, mesh, dtype=config.model.dtype)
         self.sources = data.evaluation
         self.select = config.evaluation.select
         self.encode = {
