@@ -120,8 +120,8 @@ def test_the_trim_of_a_garment_is_seen_from_every_side(kind, facing):
     canvas.place(WIDTH / 2, 5, 1.8)
     draw_person(canvas, person_figure(worn, view, generator(1), generator(2)))
     x0, y0, x1, y1 = canvas.boxes[place]
-    seen = np.asarray(canvas.image)[int(y0) : int(y1) + 1, int(x0) : int(x1) + 1]
-    assert 0.03 < (seen == TRIMS[kind]).all(axis=2).mean() < 0.4
+    seen = np.asarray(canvas.image)[int(y0) : int(y1) + 1, int(x0) : int(x1) + 1].astype(int)
+    assert 0.03 < (np.abs(seen - TRIMS[kind]).max(axis=2) < 15).mean() < 0.4  # legs are in shade
 
 
 def test_captions_tell_only_part_of_what_is_visible(train):
