@@ -19,10 +19,10 @@ def attend(query, key, value, mask=None, *, kernel: str = "auto"):
         come first; or None for all.
       kernel: "auto" takes cuDNN's where `cudnn_serves`, else XLA's; "xla" takes XLA's.
     """
-    first = mask is not None and mask.ndim == 1
-    if kernel == "auto" and (mask is None or first) and cudnn_serves(query, key):
+    simple = mask is None or mask.ndim == 1
+    if kernel == "auto" and simple and cudnn_serves(query, key):
         return _cudnn(query, key, value, mask)
-    if first:
+    if mask is not None and simple:
         mask = jnp.arange(key.shape[2]) < mask[:, None]
     return _plain(query, key, value, mask)
 

@@ -7,7 +7,7 @@ deterministic. Letters: B batch, N image tokens, L text tokens, T either, D widt
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import einops
 import jax
@@ -369,7 +369,7 @@ def _parameters(linear: nnx.Linear):
     return linear.kernel[...], linear.bias[...]
 
 
-def _norm_of(norm: nnx.LayerNorm, tokens):
+def _norm_of(norm: nnx.LayerNorm, tokens) -> Any:
     assert norm.scale is not None and norm.bias is not None  # for type checkers: both are made
     return normalised(tokens, norm.scale[...], norm.bias[...], norm.epsilon)
 
