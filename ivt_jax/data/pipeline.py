@@ -126,11 +126,10 @@ class TrainingEntries:
         record, caption_index, image, bad = self._readable(
             self.order[position], options, cache, ahead
         )
-        drawn = caption_index < 0 or options.views != ("sentence",)
-        rng = _generator(key, position) if drawn else None  # not free to make
-        if caption_index < 0:
-            caption_index = int(rng.integers(len(record["captions"])))
-        texts = _levels(record, caption_index, options, rng)
+        if caption_index >= 0 and options.views == ("sentence",):
+            texts = [record["captions"][caption_index].lower()]
+        else:  # a generator is not free to make
+            texts = _drawn_texts(record, caption_index, options, _generator(key, position))
         for view, out in zip(views, images, strict=True):
             write_view(image, view, out)
         return texts, record["identity"] + self.identity_offset, bad
@@ -184,7 +183,12 @@ def read_record(source: RecordSource, index: int) -> dict[str, Any]:
         ) from error
 
 
-def _levels(record: dict, caption: int, options: ViewOptions, rng) -> list[str]:
+def _drawn_texts(
+    record: dict, caption: int, options: ViewOptions, rng: np.random.Generator
+) -> list[str]:
+    """The texts of a caption, of a random one if it is -1."""
+    if caption < 0:
+        caption = int(rng.integers(len(record["captions"])))
     if options.views == ("sentence",):
         return [record["captions"][caption].lower()]
     levels = text_levels(
