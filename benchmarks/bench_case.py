@@ -28,6 +28,7 @@ def write_case(folder: Path, *, model: dict[str, Any], batch: int, photos: int) 
 
     from configs import base
     from ivt_jax.convert import exported
+    from ivt_jax.convert.folder import write_facts, write_tokenizer
     from ivt_jax.data import synthetic
     from ivt_jax.data.builders.dataset import write_dataset
     from ivt_jax.data.builders.ingest import Split
@@ -47,9 +48,9 @@ def write_case(folder: Path, *, model: dict[str, Any], batch: int, photos: int) 
     tokenizer = load_tokenizer(vocabulary_path(folder, name))
     exported.write_weights(folder, random_params(sizes, jax.random.key(0)), sizes)
     facts = {"text_length": TEXT_LENGTH, "separator": "none", "step": 0}
-    exported.write_facts(folder, sizes, **facts)
+    write_facts(folder, sizes, **facts)
     exported.write_templates(folder)
-    exported.write_tokenizer(folder, tokenizer, length=TEXT_LENGTH, separator="none")
+    write_tokenizer(folder, tokenizer, length=TEXT_LENGTH, separator="none")
     source = open_dataset(folder, name, "train")
     np.savez(folder / "batch.npz", **_batch(source, tokenizer, sizes.image_size, batch))
     captions, owners = [], []

@@ -19,8 +19,8 @@ from configs import cuhk_pedes
 from ivt_jax.convert.exported import WEIGHTS, read_weights
 from ivt_jax.inference import load
 from ivt_jax.model.ivt import IVTConfig
+from ivt_jax.retrieval.encoding import make_encoders
 from ivt_jax.training.compilation_cache import use_compilation_cache
-from ivt_jax.training.loop import make_encoders
 from ivt_jax.training.program import make_program
 from ivt_jax.training.sharding import BATCH, REPLICATED, make_mesh, to_global
 from ivt_jax.training.state import create_state, split_model

@@ -246,7 +246,7 @@ def count_flops(config: ConfigDict, *, views: tuple[str, ...]) -> StepFlops:
         batch_size=config.training.batch_size,
         views=len(views),
         image_tokens=image_slots(model.image_tokens, strategy=strategy, ratio=masking.image_ratio),
-        text_tokens=round(sum(text_tokens) / len(text_tokens)),
+        text_tokens=tuple(text_tokens),
         accumulate=config.training.accumulate,
         accumulate_negatives=config.training.accumulate_negatives,
     )

@@ -80,7 +80,7 @@ class Work:
     model: IVTConfig
     batch_size: int
     views: int
-    masking: dict  # the keyword arguments of `mask_tokens`
+    masking: dict  # `config.masking`
 
     def flops(self, text_tokens: float) -> float:
         """FLOPs of a step whose texts have so many real tokens on average."""
@@ -97,7 +97,7 @@ class Work:
 
 
 def kept(tokens: float, strategy: str, ratio: float) -> float:
-    """How many of `tokens` masking leaves on average, as `mask_tokens` drops or hides them."""
+    """How many of `tokens` masking leaves on average, as the model drops or hides them."""
     if strategy == "none":
         return tokens
     return tokens - (int(ratio * (tokens - 1)) if strategy == "drop" else int(ratio * tokens) / 2)
