@@ -38,6 +38,7 @@ def first_step(data: Path, workdir: Path, *, cache: Path) -> float:
         if line.startswith("step 1/") and not seconds:
             seconds = time.monotonic() - began
     process.wait(PATIENCE)
+    process.stdout.close()
     if not seconds:
         raise RuntimeError(f"no first step: {''.join(said[-5:])}")
     return seconds

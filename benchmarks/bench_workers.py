@@ -61,6 +61,8 @@ class Worker:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        assert self.process.stdout
+        self.process.stdout.close()
         self._output.close()
 
     def send(self, **command) -> None:

@@ -283,7 +283,7 @@ def test_unknown_and_missing_tensors_are_faults(models, copies, vocabulary, tmp_
         "blocks.1.attn.proj.weight: missing",
         "dist_token: unknown",
         "blocks.0.ls1.gamma: unknown",
-        "cls_token: holds I8, not floating-point numbers",
+        "cls_token: holds int8, not floating-point numbers",
     ):
         assert part in str(caught.value)
     assert len(str(caught.value).splitlines()) == 3 + 5

@@ -300,6 +300,7 @@ def test_the_api_describes_itself(client):
     assert set(paths) == {
         "/api/status",
         "/api/search",
+        "/api/folders",
         "/api/photos/{id}/{size}",
         "/api/words/{id}",
     }

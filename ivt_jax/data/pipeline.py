@@ -126,10 +126,7 @@ class TrainingEntries:
         record, caption_index, image, bad = self._readable(
             self.order[position], options, cache, ahead
         )
-        if caption_index >= 0 and options.views == ("sentence",):
-            texts = [record["captions"][caption_index].lower()]
-        else:  # a generator is not free to make
-            texts = _drawn_texts(record, caption_index, options, _generator(key, position))
+        texts = _texts(record, caption_index, options, key, position)
         for view, out in zip(views, images, strict=True):
             write_view(image, view, out)
         return texts, record["identity"] + self.identity_offset, bad
@@ -183,13 +180,14 @@ def read_record(source: RecordSource, index: int) -> dict[str, Any]:
         ) from error
 
 
-def _drawn_texts(
-    record: dict, caption: int, options: ViewOptions, rng: np.random.Generator
-) -> list[str]:
+def _texts(record: dict, caption: int, options: ViewOptions, key, position: int) -> list[str]:
     """The texts of a caption, of a random one if it is -1."""
+    if (sentence := options.views == ("sentence",)) and caption >= 0:
+        return [record["captions"][caption].lower()]
+    rng = _generator(key, position)  # not free to make
     if caption < 0:
         caption = int(rng.integers(len(record["captions"])))
-    if options.views == ("sentence",):
+    if sentence:
         return [record["captions"][caption].lower()]
     levels = text_levels(
         record["captions"][caption],

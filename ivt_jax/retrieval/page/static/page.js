@@ -1,6 +1,5 @@
 // The search page: the box, the results and the address, which always says what is shown.
 import { $, ask, element, Refused } from "/kit.js";
-import { setupFolders, showFolder } from "/folders.js";
 import { openPhoto, setupPhoto } from "/photo.js";
 
 const EXAMPLES = [
@@ -20,6 +19,22 @@ let query = EMPTY;
 let found = null;
 let running = null;
 
+function addFolder(name) {
+  if ([...$("folder").options].some((one) => one.value === name)) return;
+  $("folder").append(element("option", { value: name }, name));
+}
+
+async function setupFolders(choose) {
+  $("folder").onchange = () => choose($("folder").value);
+  const names = await ask("/api/folders").catch(() => []); // searches work without the list
+  names.forEach(addFolder);
+  $("folders").hidden = $("folder").options.length < 2;
+}
+
+function showFolder(name) {
+  addFolder(name); // an address may name a folder that is deeper than the list goes
+  $("folder").value = name;
+}
 
 function address({ q, like, upload, without, folder }, k) {
   const words = new URLSearchParams();
