@@ -105,7 +105,8 @@ def test_the_report_holds_every_time_and_what_was_left_out(tmp_path):
     assert found["left_out"] == ["fits"] and found["rounds"] == 3
     machine = found["machine"]
     assert machine["cores"] >= 1 and machine["accelerator"] == {"ours": "cpu"}
-    assert machine["versions"]["torch"] == torch.__version__ and machine["commit"]
+    release = torch.__version__.split("+")[0]  # its build follows
+    assert machine["versions"]["torch"].startswith(release) and machine["commit"]
     assert file.name.startswith("tiny-20") and not list(file.parent.glob("*.tmp"))
 
 
