@@ -184,17 +184,20 @@ def check_shared(workdir: Path) -> None:
 
 
 def to_first(name: str, lines: list[str]) -> list[str]:
-    """Process 0 gets its own lines and those that others sent since it last asked; others none."""
+    """Process 0 gets its own lines and those that others sent since it last asked; others none.
+
+    Its own come first, then those of each process in the order in which that process sent them.
+    """
     client = distributed.global_state.client
     if client is None:
         return lines
     if is_first():
-        sent = client.key_value_dir_get(f"ivt/{name}")
+        sent = sorted(client.key_value_dir_get(f"ivt/{name}"))
         for key, _ in sent:
             client.key_value_delete(key)
         return lines + [line for _, value in sent for line in json.loads(value)]
     if lines:
-        key = f"ivt/{name}/{process()}-{secrets.token_hex(8)}"
+        key = f"ivt/{name}/{process():06d}-{time.monotonic_ns():020d}"
         client.key_value_set(key, json.dumps(lines))
     return []
 
