@@ -191,7 +191,7 @@ def _train(
             unscored = step == total_steps and _unscored(workdir, step, evaluator)
             _end(log, life, step, total_steps, workdir, complete=not unscored)
             if cut:
-                log.say(f"{cut} texts were longer than data.text_length and were cut")
+                log.say(f"{cut} texts were longer than data.text_length or their level's, and cut")
     return scalars(metrics)
 
 
