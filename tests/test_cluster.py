@@ -39,6 +39,11 @@ def work(number):
         cluster.exchange(f"only {number}", "", seconds=1)
     except UserError as error:
         print(error.exit_code, "not all processes came" in str(error))
+    try:
+        with cluster.together(f"chores of {number}", seconds=1):
+            raise UserError("my own fault", exit_code=4)
+    except UserError as error:
+        print(error.exit_code, error)
     assert cluster.parting() is None
 """
 FAIL = """
@@ -79,6 +84,7 @@ def test_words_reach_whom_they_are_for():
     assert "[]" in second
     assert "5 process 1: the cupboard is bare" in first and "5 the cupboard is bare" in second
     assert "75 True" in first and "75 True" in second
+    assert "4 my own fault" in first and "4 my own fault" in second, "though no other came"
     assert "left in order" in first and "left in order" in second
 
 
