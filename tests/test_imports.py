@@ -17,6 +17,7 @@ LEVELS = {
     "configs": 0,
     "ivt_jax.errors": -1,
     "ivt_jax.dtypes": -1,
+    "ivt_jax.disk": -1,
     "ivt_jax.validation": 1,
     "ivt_jax.config": 1,
     "ivt_jax.losses": 1,

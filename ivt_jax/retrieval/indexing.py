@@ -23,6 +23,7 @@ from ivt_jax.data.builders.faults import described
 from ivt_jax.data.builders.progress import Show, silent
 from ivt_jax.data.images import ImageError, decode, evaluation_image
 from ivt_jax.data.threads import in_threads
+from ivt_jax.disk import alone, replace_text
 from ivt_jax.errors import UserError
 from ivt_jax.inference import Retriever
 from ivt_jax.retrieval.encoding import encode_images
@@ -32,9 +33,7 @@ from ivt_jax.retrieval.gallery_files import (
     SKIPPED,
     Facts,
     Photos,
-    locked,
     read_gallery,
-    replace_text,
     write_gallery,
 )
 from ivt_jax.retrieval.journal import Journal
@@ -88,7 +87,7 @@ def build_gallery(
     began = time.monotonic()
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; name the folder of your photos")
-    with locked(out):
+    with alone(out):
         old = _old_state(out, model, folder.resolve())
         mark, width = old.facts.fingerprint, old.facts.width
         with Journal(out / _UNFINISHED, fingerprint=mark, width=width) as journal:
