@@ -180,14 +180,6 @@ def index_path(folder: Path, split: str) -> Path:
     return folder / f"index-{split}.npz"
 
 
-def open_shards(folder: Path, split: str):
-    """The TFDS data source of a split, images left encoded; no TensorFlow is needed."""
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder_from_directory(folder)
-    return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-
-
 def _command(directory: str | Path, name: str) -> str:
     prepared_by = PREPARED_BY.get(name, name)
     source = "" if prepared_by == "synthetic" else " --source=FOLDER_OR_JSON --vocabulary=VOCAB_TXT"
