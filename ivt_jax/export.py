@@ -22,7 +22,7 @@ from ivt_jax.convert.official_files import write_official
 from ivt_jax.convert.onnx import write_onnx
 from ivt_jax.data.records import RecordSource, open_dataset
 from ivt_jax.dtypes import DTYPES
-from ivt_jax.errors import UserError
+from ivt_jax.errors import EXIT_NO_CHECKPOINT, UserError
 from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.sources import Source, held, read, read_run
 from ivt_jax.training.checkpoint import FOLDER, read_config
@@ -146,7 +146,7 @@ def export(run: Path, out: Path, *, to: str, step: int | None = None, dtype: str
       UserError: no run there, `out` exists, or as the target.
     """
     if not (run / FOLDER).is_dir():
-        raise UserError(f"{run} is no run folder: it has no {FOLDER}", exit_code=4)
+        raise UserError(f"{run} is no run folder: it has no {FOLDER}", exit_code=EXIT_NO_CHECKPOINT)
     if out.exists():
         raise UserError(f"{out} is there already; name a new folder or remove it")
     source = read(run, step)

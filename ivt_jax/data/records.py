@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ivt_jax.errors import UserError
+from ivt_jax.errors import EXIT_UNUSABLE_DATA, UserError
 
 MANIFEST = "prepared.json"
 VOCABULARY = "vocab.txt"
@@ -33,7 +33,7 @@ class DataError(UserError):
     """A dataset is missing, damaged or unusable; the message says what to do."""
 
     def __init__(self, message: str):
-        super().__init__(message, exit_code=5)
+        super().__init__(message, exit_code=EXIT_UNUSABLE_DATA)
 
 
 class RecordSource:

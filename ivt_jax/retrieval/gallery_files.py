@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from ivt_jax.disk import replace_text, sync
-from ivt_jax.errors import UserError
+from ivt_jax.errors import EXIT_UNUSABLE_DATA, UserError
 from ivt_jax.training.faults import strike
 
 FORMAT = 1  # grows when older code cannot read what this code writes
@@ -80,7 +80,7 @@ def read_gallery(folder: Path) -> tuple[Facts, Photos, np.ndarray]:
             raise
         raise UserError(
             f"the gallery {folder} is damaged: {error}. Remove it and index the photos anew",
-            exit_code=5,
+            exit_code=EXIT_UNUSABLE_DATA,
         ) from error
     return facts, photos, embeddings
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from ivt_jax.errors import UserError
+from ivt_jax.errors import EXIT_DIVERGED, UserError
 from ivt_jax.training.sharding import path_name
 
 
@@ -55,7 +55,7 @@ def make_check(shapes, shardings, mesh) -> Callable[..., None]:
                 "\n  ".join([f"at step {step} copies of the same values differ:", *lines])
                 + "\nNothing of this state is saved. The same command goes on from the newest "
                 "checkpoint; leave out a device that is named again.",
-                exit_code=3,
+                exit_code=EXIT_DIVERGED,
             )
 
     return check
