@@ -1,6 +1,9 @@
-"""The options of commands that search a dataset's split; nothing heavy is imported for --help."""
+"""Options that commands share, and their choices; nothing heavy is imported for --help."""
 
 import argparse
+
+RERANK = ("none", "reciprocal")  # of a gallery's ranking
+ENGINES = ("auto", "exact", "faiss")  # that search a gallery
 
 
 def add_split_options(parser: argparse.ArgumentParser) -> None:
