@@ -38,6 +38,7 @@ LEVELS = {
     "ivt_jax.training.goodput": 1,
     "ivt_jax.training.health": 1,
     "ivt_jax.training.files": 0,
+    "ivt_jax.training.libtpu": 0,
     "ivt_jax.training.events": 1,
     "ivt_jax.training.rollcall": 0,
     "ivt_jax.training.cluster": 1,
