@@ -3,12 +3,14 @@
 import contextlib
 import logging
 import os
+import select
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
+_NUDGE = signal.SIGURG  # means nothing to a process that does not ask for it
 
 
 class Interrupted(BaseException):
@@ -36,6 +38,7 @@ class StopRequest:
         self._wakeup = signal.set_wakeup_fd(self._writer)  # written even while Python cannot run
         for number in NUMBERS:
             self._previous[number] = signal.signal(number, self._note)
+        self._previous[_NUDGE] = signal.signal(_NUDGE, lambda *_: None)
         threading.Thread(target=self._answer, name="signals", daemon=True).start()
         return self
 
@@ -72,7 +75,7 @@ class StopRequest:
 
     def _answer(self) -> None:
         asked = False
-        while numbers := os.read(self._reader, 16):
+        while numbers := self._read():
             for number in set(numbers) & set(NUMBERS):
                 if asked:
                     os._exit(128 + number)
@@ -82,6 +85,17 @@ class StopRequest:
                 name = signal.Signals(number).name
                 logging.warning("%s: saving before leaving; once more leaves at once", name)
         os.close(self._reader)
+
+    def _read(self) -> bytes:
+        """The next signals; until they come, wakes a main thread that waits and has to stop.
+
+        The system may give a signal to any thread, or just before the main thread falls asleep.
+        """
+        while self.signal and self._waiting:
+            signal.pthread_kill(threading.main_thread().ident, _NUDGE)
+            if select.select([self._reader], [], [], 0.1)[0]:
+                break
+        return os.read(self._reader, 16)
 
     def _go(self) -> None:
         assert self.signal
