@@ -1,5 +1,7 @@
 """BMM: how many tokens go, which ones, and that dropping is the same as hiding."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -176,7 +178,8 @@ def run(**changes):
     visible = visible_words(keys[1], mask, **options)
     del options["draws"]
     masked = mask_images(keys[0], images, draws=changes.get("draws", "sample"), **options)
-    return (images, texts, mask), (*masked, *drop_words(texts, visible, **options))
+    found: Any = (*masked, *drop_words(texts, visible, **options))
+    return (images, texts, mask), found
 
 
 def test_official_hides_keys_of_both_modalities_and_can_draw_padding():
@@ -204,17 +207,19 @@ def test_the_two_modalities_are_drawn_independently():
 
 
 def test_the_lengths_worth_compiling_cover_every_count_of_a_batch():
-    options = {"strategy": "official", "ratio": 0.2, "draws": "batch"}
+    options: dict[str, Any] = {"strategy": "official", "ratio": 0.2, "draws": "batch"}
     assert removals(193, **options) == (0, 4, 9, 14, 19, 24, 29, 34)
     assert removals(311, **options) == (0, 7, 15, 23, 31, 39, 47, 55)
     assert removals(21, **options) == (0, 1, 2, 3, 4), "no more than there are counts"
+    changes: dict[str, Any]
     for changes in ({"draws": "sample"}, {"strategy": "drop"}, {"strategy": "none"}, {"ratio": 0}):
         assert removals(193, **options | changes) == (0,)
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_of_hidden_patches_the_removed_are_gone_and_the_rest_stand_last(seed):
-    key, options = jax.random.key(seed), {"ratio": 0.5, "draws": "batch"}
+    key = jax.random.key(seed)
+    options: dict[str, Any] = {"ratio": 0.5, "draws": "batch"}
     visible = np.flatnonzero(~hidden_keys(key, 21, rows=3, **options)[0])
     count = int(hidden_count(key, 21, ratio=0.5)[0, 0])
     assert count == 21 - len(visible)
@@ -222,7 +227,8 @@ def test_of_hidden_patches_the_removed_are_gone_and_the_rest_stand_last(seed):
         tokens, lengths = mask_images(
             key, numbered(3, 21), strategy="official", removed=removed, **options
         )
-        assert tokens.shape == (3, 21 - removed, 4) and list(lengths) == [len(visible)] * 3
+        assert tokens.shape == (3, 21 - removed, 4)
+        assert np.array_equal(jnp.asarray(lengths), [len(visible)] * 3)
         for row in places(tokens):
             assert list(row[: len(visible)]) == list(visible) and len(set(row)) == len(row)
 
