@@ -18,6 +18,7 @@ from benchmarks import bench_report as report
 from benchmarks import bench_sections as sections
 from benchmarks.bench_race import Bench
 from benchmarks.bench_workers import Worker, WorkerError
+from configs.base import PRESETS
 
 SECTIONS = {
     "matrix": sections.matrix,
@@ -32,10 +33,6 @@ SECTIONS = {
     "start": sections.start,
 }
 CPU_LEAVES_OUT = {"pretrain": "the plain pair stands for it", "fits": "a question to a GPU"}
-PRESETS = {
-    "tiny": {"width": 192, "depth": 12, "heads": 3},
-    "base": {"width": 768, "depth": 12, "heads": 12},
-}
 
 
 def main(argv: list[str]) -> int:

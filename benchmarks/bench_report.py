@@ -25,7 +25,7 @@ class Row:
       seconds: of a call, one for each round.
       rate, unit: how much of what a second.
       flops: a second, of matrix products; share: of the matrix rate measured in the same run.
-      peak: bytes, see the head of the table; times: the seconds of the first row over these.
+      peak: bytes, see the head of the table; times: these seconds over those of the first row.
     """
 
     section: str

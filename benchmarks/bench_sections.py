@@ -294,14 +294,10 @@ def _plain_flops(bench: Bench) -> tuple[dict[str, float], int]:
 
 def _text_lengths(bench: Bench) -> dict[str, int]:
     """Static lengths that cut no text of the batch, multiples of 8, as a run's config has them."""
-    from configs import base
-
     longest = read_batch(bench.case)["token_mask"].sum(axis=-1).max(axis=0)  # (V,)
     word, phrase, sentence = (-(-int(length) // 8) * 8 for length in longest)
     found = {"data.text_length": max(word, phrase, sentence)}
-    own = {"word_length": word, "phrase_length": phrase}
-    known = base.get_config().data
-    return found | {f"data.{name}": length for name, length in own.items() if name in known}
+    return found | {"data.word_length": word, "data.phrase_length": phrase}
 
 
 def _step_flops(bench: Bench, rows: int, masking: dict, *, views: int = 3) -> float:

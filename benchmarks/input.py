@@ -1,6 +1,6 @@
 """Prints how fast images are read: decoding, augmenting, and the whole input pipeline.
 
-`python benchmarks/input.py` (or `python -m benchmarks.input`) draws JPEGs of 500 x 375 pixels at
+`python -m benchmarks.input` draws JPEGs of 500 x 375 pixels at
 quality 90, and times this project, Pillow and OpenCV at the same work. Rates of one core are
 images a second of CPU time, so a busy machine does not disturb them; rates of the pipeline are by
 the clock, next to that of one core a moment before and to that of all cores when each decodes and
@@ -25,8 +25,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from ivt_jax.data import synthetic
 from ivt_jax.data.builders.dataset import write_dataset

@@ -15,7 +15,7 @@ PAIRS = {"cc3m": 2.54, "sbu": 0.857, "coco": 0.567, "vg": 0.769}
 VARIANTS = {
     "smoke": {
         "data.mixture": {"synthetic_scenes": 1.0},
-        "model.dtype": "float32",  # faster than bfloat16 on a CPU
+        "model.dtype": "float32",  # bfloat16 is quick on few CPUs
         "schedule.warmup_epochs": 0.0,
         "training.batch_size": 4,
         "training.steps": 3,

@@ -98,17 +98,21 @@ def _compare(runs: Path, directory: str) -> None:
     shown = [results[1], results[3]]
     rows = strip_rows(shown, spread_queries(shown[0].encoded, 4), k=8)
     ranking_strip(rows, k=8, title="drawn people, test split").save(folder / "ranking.png")
-    _draw_curves(runs).save(folder / "training.png")
+    _val_chart(runs).finish("light", scale=2).save(folder / "training.png")
     print(f"wrote {folder}/results.json, data.png, ranking.png and training.png")
     print("next: the same steps on your data, see README.md")
 
 
-def _draw_curves(runs: Path):
-    from ivt_jax.retrieval.figures import curves
+def _val_chart(runs: Path):
+    """R1 on the split that chooses the best step, with pretraining and without: a Canvas."""
+    from ivt_jax.reporting.sheet import MARGIN, WIDTH, begin, end, line_chart
     from ivt_jax.training.telemetry import read_metrics
 
     series = {}
     for label, name in (("with pretraining", "finetune"), ("without pretraining", "scratch")):
         lines = [line for line in read_metrics(runs / name) if line["kind"] == "val"]
         series[label] = ([line["step"] for line in lines], [line["R1"] for line in lines])
-    return curves(series, title="R1 on val people", x_label="step", y_label="R1 (percent)")
+    canvas, top = begin("R1 on val people")
+    box = (MARGIN, top, WIDTH - 2 * MARGIN, 330)
+    line_chart(canvas, box, series, title="percent", x_label="step of fine-tuning")
+    return end(canvas, top + 344, "Each line is one run; val chooses the best step.")

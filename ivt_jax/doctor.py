@@ -101,6 +101,9 @@ def devices() -> Iterator[Finding]:
     """What JAX computes on, and whether an accelerator lies idle."""
     import jax
 
+    from ivt_jax.training.libtpu import be_quiet_without_tpu
+
+    be_quiet_without_tpu()
     found = jax.devices()
     kinds = sorted({device.device_kind for device in found})
     yield Finding("ok", f"JAX computes on {len(found)} x {', '.join(kinds)} ({found[0].platform})")

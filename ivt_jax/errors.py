@@ -22,6 +22,9 @@ class UserError(ValueError):
         self.exit_code = exit_code
 
 
+EXIT_DIVERGED = 3
+EXIT_NO_CHECKPOINT = 4  # that can be used
+EXIT_UNUSABLE_DATA = 5
 EXIT_CANNOT_WRITE = 73  # nor read, for want of permission or space
 EXIT_STALLED = 75
 _ACCESS_ERRNOS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)

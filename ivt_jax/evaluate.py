@@ -21,6 +21,7 @@ from ivt_jax.retrieval.encoding import truncation_note
 from ivt_jax.retrieval.evaluate import EncodedSplit, encode_split, score
 from ivt_jax.retrieval.figures import StripResult, StripRow, ranking_strip
 from ivt_jax.retrieval.metrics import METRICS
+from ivt_jax.retrieval.options import add_split_options
 from ivt_jax.retrieval.ranking import top_k
 
 
@@ -190,10 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--run", required=True, type=Path, help="run folder (--workdir of training)"
     )
-    parser.add_argument("--split", default="test", help="split of the dataset (default: test)")
-    parser.add_argument("--dataset", default="", help="default: evaluation.dataset of the run")
-    parser.add_argument("--data", default="", help="folder of datasets (default: the run's)")
-    parser.add_argument("--step", type=int, help="checkpoint; default: the best")
+    add_split_options(parser)
     parser.add_argument(
         "--dtype", choices=DTYPES, default="", help="docs/inference.md (default: the run's)"
     )
@@ -202,12 +200,6 @@ def _parser() -> argparse.ArgumentParser:
         "--rows", type=int, default=6, help="queries in the picture (default: 6; 0: no picture)"
     )
     parser.add_argument("--theme", choices=("light", "dark"), default="light")
-    parser.add_argument(
-        "--unmatched",
-        choices=("error", "skip", "count"),
-        default="error",
-        help="captions of people who are not in the gallery: refuse, leave out, or count as misses",
-    )
     return parser
 
 

@@ -22,7 +22,7 @@ from ivt_jax.convert.official_files import write_official
 from ivt_jax.convert.onnx import write_onnx
 from ivt_jax.data.records import RecordSource, open_dataset
 from ivt_jax.dtypes import DTYPES
-from ivt_jax.errors import UserError
+from ivt_jax.errors import EXIT_NO_CHECKPOINT, UserError
 from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.sources import Source, held, read, read_run
 from ivt_jax.training.checkpoint import FOLDER, read_config
@@ -146,7 +146,7 @@ def export(run: Path, out: Path, *, to: str, step: int | None = None, dtype: str
       UserError: no run there, `out` exists, or as the target.
     """
     if not (run / FOLDER).is_dir():
-        raise UserError(f"{run} is no run folder: it has no {FOLDER}", exit_code=4)
+        raise UserError(f"{run} is no run folder: it has no {FOLDER}", exit_code=EXIT_NO_CHECKPOINT)
     if out.exists():
         raise UserError(f"{out} is there already; name a new folder or remove it")
     source = read(run, step)
@@ -229,23 +229,34 @@ def export_official(run: Path, out: Path, *, step: int | None) -> str:
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
     arguments = _parser().parse_args(argv)
+    _check_options(arguments)
     if arguments.to == "official":
         print(export_official(arguments.run, Path(arguments.out), step=arguments.step))
         return 0
     out, split = Path(arguments.out), arguments.with_split
-    if split and arguments.push:
-        raise UserError("--with_split copies photos of people: leave it out of what --push uploads")
     source = _open_split(arguments) if split else None
-    if arguments.dtype and arguments.to != "jax":
-        raise UserError(f"--dtype is for --to=jax; --to={arguments.to} writes float32")
     step = export(arguments.run, out, to=arguments.to, step=arguments.step, dtype=arguments.dtype)
     print(f"wrote {out} (step {step})")
     if source is not None:
         write_split(out / split, source)
-        print(f"wrote {out / split}\nnext: python {out / 'evaluate.py'} --data={out / split}")
+        print(f"wrote {out / split}")
+        if arguments.to == "pytorch":
+            print(f"next: python {out / 'evaluate.py'} --data={out / split}")
     if arguments.push:
-        print(f"uploaded; load it with ivt_jax.load({push(out, arguments.push)!r})")
+        address = push(out, arguments.push)
+        loads = f"; load it with ivt_jax.load({address!r})"
+        print(f"uploaded to {address}{loads if arguments.to == 'pytorch' else ''}")
     return 0
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    """UserError for options that what is to be written has no use for."""
+    if arguments.dtype and arguments.to != "jax":
+        raise UserError(f"--dtype is for --to=jax; --to={arguments.to} writes float32")
+    if arguments.to == "official" and (arguments.with_split or arguments.push):
+        raise UserError("--with_split and --push are for folders; --to=official writes one file")
+    if arguments.with_split and arguments.push:
+        raise UserError("--with_split copies photos of people: leave it out of what --push uploads")
 
 
 def _open_split(arguments: argparse.Namespace) -> RecordSource:

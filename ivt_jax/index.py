@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ivt_jax.dtypes import DTYPES
 from ivt_jax.errors import UserError
+from ivt_jax.retrieval.options import ENGINES
 
 if TYPE_CHECKING:
     from ivt_jax.retrieval.gallery import Gallery
@@ -83,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--engine",
-        choices=("auto", "exact", "faiss"),
+        choices=ENGINES,
         default="auto",
         help="faiss: also make a FAISS index; auto: that from a million photos, if installed",
     )

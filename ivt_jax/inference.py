@@ -127,9 +127,9 @@ def load(
         "" = that of the run or of the export.
 
     Raises:
-      UserError: no run there, no such step, a file that cannot be read safely, parameters that
-        do not fit, or an unknown dtype; nothing but JSON, tensors and programs that stay inside
-        XLA is read.
+      UserError: no run there, no such step, a file that cannot be read safely, parameters or a
+        vocabulary that do not fit, or an unknown dtype; nothing but JSON, tensors and programs
+        that stay inside XLA is read.
     """
     if dtype not in ("", *DTYPES):
         raise UserError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}")
@@ -144,6 +144,12 @@ def load(
         params = jax.device_put(source.params, NamedSharding(mesh, REPLICATED))
         encoders = sources.encoders_of(source.config, mesh, dtype=dtype)
         model = Retriever(source.config, source.step, params, encoders, source.tokenizer)
+    tokens, rows = model.tokenizer.size, model.config.model.vocabulary_size
+    if tokens > rows:  # the features of a word beyond the table would not be numbers
+        raise UserError(
+            f"the vocabulary {model.tokenizer.path} has {tokens} tokens, more than the {rows} rows "
+            f"of the word table in {path}"
+        )
     place = str(path) if str(path).startswith("hf://") else str(folder.resolve())
     return dataclasses.replace(model, path=place)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ivt_jax.errors import UserError
+from ivt_jax.retrieval.options import ENGINES, RERANK
 
 if TYPE_CHECKING:
     from ivt_jax.retrieval.gallery import Gallery
@@ -101,13 +102,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--rerank",
-        choices=("none", "reciprocal"),
+        choices=RERANK,
         default="none",
         help="reciprocal: photos with the neighbours of the best ones move up",
     )
     parser.add_argument(
         "--engine",
-        choices=("auto", "exact", "faiss"),
+        choices=ENGINES,
         default="auto",
         help="auto: the FAISS index, if there is one, from a million photos",
     )

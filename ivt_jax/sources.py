@@ -78,11 +78,6 @@ def _read_official(file: Path, vocabulary: str | Path | None) -> Source:
     source, stated = read_official(file, field="official weights")
     config = official_run_config(source, stated)
     tokenizer = load_tokenizer(vocabulary or file.with_name("vocab.txt"))
-    if tokenizer.size > config.model.vocabulary_size:
-        raise UserError(
-            f"the vocabulary {tokenizer.path} has {tokenizer.size} tokens, more than the "
-            f"{config.model.vocabulary_size} rows of the word table in {file}"
-        )
     params, report = assemble(IVTConfig(**config.model), [source], strict=True, seed=0)
     logging.info("%s", report)
     return Source(config, 0, params, tokenizer)

@@ -25,12 +25,11 @@ from ivt_jax.data.builders.ingest import check
 from ivt_jax.data.builders.progress import shown_on
 from ivt_jax.data.published import PUBLISHED, Counts, Published
 from ivt_jax.data.records import RecordSource
-from ivt_jax.errors import run
+from ivt_jax.errors import EXIT_UNUSABLE_DATA, run
 
 _CHUNK = 64  # records that a process examines at once
 _NAMED = 5  # records named in a sentence
 _LONG = 1000  # characters; published captions are shorter
-_DIFFERENT = 5
 
 
 class Finding(NamedTuple):
@@ -127,7 +126,7 @@ def _main(argv: list[str]) -> int:
         workers=arguments.workers or os.cpu_count() or 1,
     )
     print(json.dumps(report, indent=1) if arguments.json else _text(report))
-    return _DIFFERENT if arguments.strict and report["differences"] else 0
+    return EXIT_UNUSABLE_DATA if arguments.strict and report["differences"] else 0
 
 
 def _file_findings(folder: Path, manifest: dict[str, Any]) -> Iterator[Finding]:

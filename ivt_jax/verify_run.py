@@ -6,12 +6,10 @@ from typing import NamedTuple
 
 import jax
 
-from ivt_jax.errors import UserError, run
+from ivt_jax.errors import EXIT_NO_CHECKPOINT, UserError, run
 from ivt_jax.training import integrity, steps
 from ivt_jax.training.integrity import Damaged
 from ivt_jax.training.restore import compare, first_line, read_item, saved_tree
-
-_EXIT_DAMAGED = 4
 
 
 class Row(NamedTuple):
@@ -43,7 +41,7 @@ def verify_run(folder: str | Path) -> list[Row]:
     if not rows:
         raise UserError(
             f"{folder} holds no checkpoints; name the --workdir of a training",
-            exit_code=_EXIT_DAMAGED,
+            exit_code=EXIT_NO_CHECKPOINT,
         )
     return rows
 
@@ -106,4 +104,4 @@ def _main(argv: list[str]) -> int:
             print(f"  {row.detail}")
     good = sum(row.verdict in ("whole", "unproven") for row in rows)
     print(f"{good} of {len(rows)} can be used")
-    return _EXIT_DAMAGED if any(row.verdict == "damaged" for row in rows) or not good else 0
+    return EXIT_NO_CHECKPOINT if any(row.verdict == "damaged" for row in rows) or not good else 0

@@ -136,6 +136,12 @@ def test_weights_that_do_not_fit_are_named(copy):
     assert "does not fit image_encoder.jaxexport: more, norm/bias, norm/scale" in refusal(copy)
 
 
+def test_a_vocabulary_larger_than_the_word_table_is_a_sentence(copy):
+    with (copy / "vocab.txt").open("a") as file:
+        file.writelines(f"zebra{number}\n" for number in range(2000))
+    assert "rows of the word table in" in refusal(copy)
+
+
 def test_a_changed_file_is_found_by_its_checksum(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "model")
     file = tmp_path / "model" / WEIGHTS

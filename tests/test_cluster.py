@@ -39,6 +39,11 @@ def work(number):
         cluster.exchange(f"only {number}", "", seconds=1)
     except UserError as error:
         print(error.exit_code, "not all processes came" in str(error))
+    try:
+        with cluster.together(f"chores of {number}", seconds=1):
+            raise UserError("my own fault", exit_code=4)
+    except UserError as error:
+        print(error.exit_code, error)
     assert cluster.parting() is None
 """
 FAIL = """
@@ -79,6 +84,7 @@ def test_words_reach_whom_they_are_for():
     assert "[]" in second
     assert "5 process 1: the cupboard is bare" in first and "5 the cupboard is bare" in second
     assert "75 True" in first and "75 True" in second
+    assert "4 my own fault" in first and "4 my own fault" in second, "though no other came"
     assert "left in order" in first and "left in order" in second
 
 
@@ -90,14 +96,9 @@ def test_who_fails_tells_the_others_and_all_leave_with_its_code():
     assert "left in order" not in first + second
 
 
-@pytest.mark.parametrize("variables", [{}, {"SLURM_NTASKS": "1"}])
-def test_an_ordinary_machine_starts_nothing(variables):
-    script = (
-        "from ivt_jax.training import cluster; from ivt_jax.training.rollcall import Place; import"
-        " jax\nwith cluster.joined(Place()):\n    print(jax.distributed.is_initialized(),"
-        " cluster.processes(), cluster.exchange('a', 'b'))"
-    )
-    done = subprocess.run(
+def alone(script: str, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """One process, with environment variables that a cluster would set."""
+    return subprocess.run(
         [sys.executable, "-c", script],
         cwd=ROOT,
         env=environment() | variables,
@@ -105,6 +106,16 @@ def test_an_ordinary_machine_starts_nothing(variables):
         text=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize("variables", [{}, {"SLURM_NTASKS": "1"}])
+def test_an_ordinary_machine_starts_nothing(variables):
+    script = (
+        "from ivt_jax.training import cluster; from ivt_jax.training.rollcall import Place; import"
+        " jax\nwith cluster.joined(Place()):\n    print(jax.distributed.is_initialized(),"
+        " cluster.processes(), cluster.exchange('a', 'b'))"
+    )
+    done = alone(script, variables)
     assert done.stdout == "False 1 ['b']\n", done.stderr
 
 
@@ -115,13 +126,6 @@ def test_slurm_is_found_out():
         "from ivt_jax.training import cluster; from ivt_jax.training.rollcall import Place\n"
         "print(cluster._detect(Place(heartbeat_timeout=9)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        env=environment() | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = alone(script, variables)
     assert "coordinator='node3:61447', processes=2, process=0" in done.stdout, done.stderr
     assert "heartbeat_timeout=9" in done.stdout and done.stdout.endswith("[0])\n")

@@ -2,7 +2,10 @@
 
 import dataclasses
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -70,6 +73,16 @@ def parameters(config) -> int:
     tables = config.model.vocabulary_size + config.model.max_text_positions + 2
     tables += 2 * (patches + 1) + 1
     return depth * block + (tables + 16 * 16 * 3 + 1 + 2 + 2) * width
+
+
+@needs_libtpu
+def test_where_there_is_no_tpu_its_compiler_is_silent():
+    variables = {n: v for n, v in os.environ.items() if n != "JAX_PLATFORMS" and "TPU" not in n}
+    variables["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # or it gives way to other programs, silently
+    script = "import ivt_jax.training.sharding, jax; print(jax.devices()[0].platform)"
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
+    assert done.stdout and not done.stderr
 
 
 @needs_libtpu

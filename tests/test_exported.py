@@ -251,6 +251,9 @@ def test_export_refuses_before_writing(run, folder, tmp_path, capsys):
         ([f"--run={run}", out, "--step=3"], "has no checkpoint of step 3"),
         ([f"--run={run}", out, "--with_split=val"], "has no split 'val'"),
         ([f"--run={run}", out, "--with_split=test", "--push=a/b"], "photos of people"),
+        ([f"--run={run}", out, "--to=official", "--with_split=test"], "writes one file"),
+        ([f"--run={run}", out, "--to=official", "--push=a/b"], "writes one file"),
+        ([f"--run={run}", out, "--to=official", "--dtype=int8"], "writes float32"),
     ):
         assert main(["export", *argv]) in (2, 4, 5)
         assert reason in capsys.readouterr().err

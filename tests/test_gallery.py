@@ -12,10 +12,11 @@ from exporting import write_people, write_run
 from galleries import age, memory_model, write_photo, write_photos
 from runs import ROOT, environment
 
+from ivt_jax.disk import alone
 from ivt_jax.errors import UserError
 from ivt_jax.retrieval import indexing
 from ivt_jax.retrieval.gallery import Gallery
-from ivt_jax.retrieval.gallery_files import POINTER, SKIPPED, locked
+from ivt_jax.retrieval.gallery_files import POINTER, SKIPPED
 from ivt_jax.retrieval.indexing import build_gallery
 from ivt_jax.retrieval.journal import Journal
 from ivt_jax.retrieval.photos import File
@@ -176,7 +177,7 @@ def test_a_folder_without_photos_is_refused_and_leaves_the_gallery(model, photos
 
 
 def test_one_process_writes_at_a_time(model, photos, out):
-    with locked(out), pytest.raises(UserError, match="another process is indexing"):
+    with alone(out), pytest.raises(UserError, match="another process is writing"):
         build_gallery(model, photos, out)
 
 

@@ -135,6 +135,15 @@ def test_stochastic_depth_drops_whole_samples_and_keeps_the_mean(rate):
     assert ivt._drop_path(branch, None, jnp.float32(rate)) is branch
 
 
+def test_stochastic_depth_keeps_the_mean_in_bfloat16():
+    """The rate itself is not rounded, which would scale every branch by the same 0.2 % more."""
+    branch = jnp.asarray(np.random.default_rng(0).normal(size=(2000, 2, 3)), jnp.bfloat16)
+    dropped = np.asarray(ivt._drop_path(branch, KEY, jnp.float32(0.1)), np.float64)
+    before = np.where(dropped == 0, 0.0, np.asarray(branch, np.float64))
+    scale = np.sum(dropped * before) / np.sum(before**2)
+    assert scale == pytest.approx(1 / 0.9, rel=5e-4)
+
+
 def test_the_two_branches_of_a_block_are_dropped_independently():
     block = jax.tree.map(lambda leaf: leaf[0], network().blocks)
     row = np.random.default_rng(0).normal(size=(1, 3, CONFIG.width))

@@ -111,7 +111,7 @@ def test_shapes_and_types(batches):
         "token_ids": ((4, 3, 12), np.int32),
         "token_mask": ((4, 3, 12), np.bool_),
         "identities": ((4,), np.int32),
-        "truncated": ((4,), np.int32),
+        "truncated": ((4, 3), np.bool_),
         "substituted": ((4, 2), np.int32),
     }
     assert {name: (x.shape, x.dtype) for name, x in batches[0].items()} == expected
@@ -207,8 +207,8 @@ def test_a_dataset_without_one_good_image_is_an_error(tokenizer):
 
 
 def test_cut_texts_are_counted(tokenizer, batches):
-    # The sentence has 14 words and the length is 12: one text of three is cut, phrases never.
-    assert all((batch["truncated"] == 1).all() for batch in batches)
+    # The sentence has 14 words and the length is 12: it alone is cut.
+    assert all((batch["truncated"] == [False, False, True]).all() for batch in batches)
     longer = dataclasses.replace(OPTIONS, text_length=20)
     (batch,) = read(tokenizer, 1, options=longer)
     assert not batch["truncated"].any()
@@ -222,8 +222,8 @@ def test_a_level_is_cut_to_its_own_length(tokenizer, batches):
         assert np.array_equal(batch["token_mask"][:, view], mask)
         expected = np.where(mask, whole["token_ids"][:, view], tokenizer.pad_id)
         assert np.array_equal(batch["token_ids"][:, view], expected)
-    cut = (whole["token_mask"].sum(axis=2) > [3, 4, 12]).sum(axis=1)
-    assert np.array_equal(batch["truncated"], cut + 1) and cut.any()
+    cut = whole["token_mask"][:, :2].sum(axis=2) > [3, 4]
+    assert np.array_equal(batch["truncated"][:, :2], cut) and cut.any()
 
 
 def test_mixtures_keep_their_proportions_and_never_share_identities(tokenizer):

@@ -59,6 +59,19 @@ def test_rounding_is_its_definition():
 
 
 @pytest.mark.parametrize("tokens", ["float", "int8"])
+@pytest.mark.parametrize("fault", [np.nan, np.inf])
+@pytest.mark.parametrize("where", ["kernel", "states"])
+def test_what_is_not_finite_is_not_rounded_away(tokens, fault, where):
+    given = {"kernel": draw(40, 24), "states": draw(2, 5, 40, seed=1)}
+    given[where][..., 3, 7] = fault
+    kernel = rounded(jnp.asarray(given["kernel"]), axis=-2, tokens=tokens)
+    broken = ~np.isfinite(np.asarray(kernel.times(jnp.asarray(given["states"]))))
+    expected = np.zeros_like(broken)
+    expected[(..., 7) if where == "kernel" else (slice(None), 3)] = True
+    np.testing.assert_array_equal(broken, expected)
+
+
+@pytest.mark.parametrize("tokens", ["float", "int8"])
 def test_a_product_is_that_of_whole_numbers(tokens):
     kernel, states = draw(40, 24), draw(2, 5, 40, seed=1)
     states[0, 0] = 0

@@ -10,7 +10,7 @@ from flax import nnx
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 from tiny import CONFIG, network, training_batch
 
-from ivt_jax.model import attention
+from ivt_jax.model import attention, products
 from ivt_jax.model.attention import attend
 from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.model.products import apart, compiler_options, dense, gelu_dense, normalised
@@ -64,6 +64,13 @@ def test_values_and_gradients_are_those_that_jax_derives(name):
     found, expected = both(ours), both(plain)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["dense", "gelu_dense"])
+def test_the_form_of_other_backends_has_the_same_gradients(name, monkeypatch):
+    """They compute the GELU again and round at once; here in float32, which rounds nothing."""
+    monkeypatch.setattr(products, "platform", lambda: "gpu")
+    test_values_and_gradients_are_those_that_jax_derives(name)
 
 
 def slow_products(text: str) -> list[str]:

@@ -7,27 +7,55 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from ivt_jax.data.pipeline import ViewOptions
+from ivt_jax.data.texts import LEVELS
 from ivt_jax.errors import UserError
 from ivt_jax.training.checkpoint import read_config
 from ivt_jax.training.setup import Data
 
 
+def data_of(source, **lengths):
+    options = {"views": LEVELS, "image_size": (8, 8), "text_length": 16, "separator": "none"}
+    options |= {"decode": "exact", "resize": "bicubic", "pad": 0, "flip": 0.0}
+    options = ViewOptions(**options, word_level="words", **lengths)
+    entries = cast(Any, [SimpleNamespace(source=source)])
+    return Data(entries, [1.0], cast(Any, None), options, {}, names=["cc3m"])
+
+
 def test_a_bad_image_is_listed_once_with_its_reason(tmp_path):
-    entries = SimpleNamespace(source=[{}, {"key": "a.jpg", "image": b"no photo"}])
-    data = Data(cast(Any, [entries]), [1.0], *cast(Any, [None] * 3), names=["cc3m"])
+    data = data_of([{}, {"key": "a.jpg", "image": b"no photo"}])
     file, said = tmp_path / "substituted.jsonl", []
     for _ in range(2):
-        batch = {"substituted": np.array([[0, 0], [1, 1]]), "truncated": np.array([2, 1])}
-        assert data.report(batch, file, said.append) == 3
+        batch = {"substituted": np.array([[0, 0], [1, 1]]), "truncated": np.zeros((2, 3), bool)}
+        data.report(batch, file, said.append)
         assert not batch
     line = json.loads(file.read_text())
     assert (line["dataset"], line["key"], line["reason"]) == ("cc3m", "a.jpg", "not-an-image")
     assert "no photo" in line["detail"] and len(said) == 1
 
 
-def data_of(source, name="cc3m"):
-    entries = SimpleNamespace(source=source)
-    return Data(cast(Any, [entries]), [1.0], *cast(Any, [None] * 3), names=[name])
+@pytest.mark.parametrize(
+    ("lengths", "told"),
+    [
+        ({}, ["6 texts were longer than data.text_length and were cut"]),
+        (
+            {"word_length": 8},
+            [
+                "2 texts were longer than data.word_length and were cut",
+                "4 texts were longer than data.text_length and were cut",
+            ],
+        ),
+        ({"phrase_length": 8}, ["6 texts were longer than data.text_length and were cut"]),
+    ],
+)
+def test_the_field_that_cut_a_text_is_named(tmp_path, lengths, told):
+    data = data_of([], **lengths)
+    for _ in range(2):
+        cut = np.array([[1, 0, 1], [0, 0, 1]], bool)  # two sentences and a word
+        batch = {"substituted": np.zeros((2, 2), int), "truncated": cut}
+        data.report(batch, tmp_path / "list", lambda _: None)
+    assert data.cut_texts() == told
+    assert data_of([]).cut_texts() == []
 
 
 def test_a_record_whose_bytes_are_gone_is_listed_by_its_number(tmp_path):
@@ -35,7 +63,7 @@ def test_a_record_whose_bytes_are_gone_is_listed_by_its_number(tmp_path):
         def __getitem__(self, index):
             raise RuntimeError(f"Corrupted Riegeli/records file: chunk {index}")
 
-    batch = {"substituted": np.array([[1, 7]]), "truncated": np.array([0])}
+    batch = {"substituted": np.array([[1, 7]]), "truncated": np.zeros((1, 3), bool)}
     data_of(Torn()).report(batch, tmp_path / "list", lambda _: None)
     line = json.loads((tmp_path / "list").read_text())
     assert (line["key"], line["reason"]) == ("record 7", "damaged")
@@ -49,7 +77,7 @@ def test_more_than_one_bad_sample_in_a_hundred_of_the_last_10_000_end_the_run(tm
         for _ in range(batches):
             substituted = np.zeros((50, 2), int)
             substituted[:bad, 0] = 1
-            batch = {"substituted": substituted, "truncated": np.zeros(50, int)}
+            batch = {"substituted": substituted, "truncated": np.zeros((50, 3), bool)}
             data.report(batch, file, lambda _: None)
 
     read(100, 1)  # 5,000 samples, 100 of them bad

@@ -123,3 +123,17 @@ def test_a_chip_is_found_by_what_jax_calls_it(kind, name):
 
 def test_an_unknown_chip_has_no_peak():
     assert chip_of("cpu") is None and chip_of("TPU v2") is None
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "NVIDIA H100 NVL",
+        "NVIDIA H200 NVL",
+        "NVIDIA GB200",
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "NVIDIA A100-SXM4-40GB MIG 3g.20gb",
+    ],
+)
+def test_a_slower_sister_or_a_slice_of_a_chip_has_not_its_peak(kind):
+    assert chip_of(kind) is None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ivt_jax.data.records import DataError
-from ivt_jax.errors import UserError
+from ivt_jax.errors import EXIT_UNUSABLE_DATA, UserError
 
 STRIKES = 3  # failures at one batch until the run stops
 _WORKERS = "grain-process-prefetch"  # how Grain's processes are called
@@ -69,7 +69,7 @@ class Feed:
         raise UserError(
             f"batch {self._number} could not be read {STRIKES} times in a row; the last fault: "
             f"{fault}\nRepair the data or the machine; the same command goes on there.",
-            exit_code=5,
+            exit_code=EXIT_UNUSABLE_DATA,
         )
 
     def move(self, number: int) -> None:

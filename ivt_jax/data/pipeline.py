@@ -270,7 +270,7 @@ class _Batches:
         }
 
     def _tokenised(self, texts: tuple[list[str], ...]) -> tuple[np.ndarray, ...]:
-        """Ids and mask (B, V, L), each view cut to its own length, and texts cut (B,)."""
+        """Ids and mask (B, V, L), each view cut to its own length, and which were cut (B, V)."""
         longest, by_view = self.options.text_length, []
         for view, length in enumerate(self.options.text_lengths):
             ids, mask, cut = self.tokenizer.encode(
@@ -279,8 +279,7 @@ class _Batches:
             room = ((0, 0), (0, longest - length))
             ids = np.pad(ids, room, constant_values=self.tokenizer.pad_id)
             by_view.append((ids, np.pad(mask, room), cut))
-        ids, mask, cut = (np.stack(parts, axis=1) for parts in zip(*by_view, strict=True))
-        return ids, mask, cut.sum(axis=1, dtype=np.int32)
+        return tuple(np.stack(parts, axis=1) for parts in zip(*by_view, strict=True))
 
     def _views(self, places: list[tuple[int, int]]) -> list[list[View]]:
         """The views of the samples at these places, drawn all at once."""
@@ -377,7 +376,7 @@ def training_batches(
 
     Yields dicts of numpy arrays with a leading axis of B / processes: images uint8
     (B, V, H, W, 3), token_ids int32 (B, V, L), token_mask bool (B, V, L), identities int32 (B,),
-    and for the report truncated int32 (B,), the texts that were cut, and substituted int32 (B, 2):
+    and for the report truncated bool (B, V), the texts that were cut, and substituted int32 (B, 2):
     see `TrainingEntries.sample`.
     """
     share = batch_size // processes

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ivt_jax.errors import UserError
+from ivt_jax.errors import EXIT_UNUSABLE_DATA, UserError
 
 MANIFEST = "prepared.json"
 VOCABULARY = "vocab.txt"
@@ -33,7 +33,7 @@ class DataError(UserError):
     """A dataset is missing, damaged or unusable; the message says what to do."""
 
     def __init__(self, message: str):
-        super().__init__(message, exit_code=5)
+        super().__init__(message, exit_code=EXIT_UNUSABLE_DATA)
 
 
 class RecordSource:
@@ -178,14 +178,6 @@ def read_manifest(directory: str | Path, name: str) -> dict[str, Any]:
 def index_path(folder: Path, split: str) -> Path:
     """Where the index of a split lies, beside its shards."""
     return folder / f"index-{split}.npz"
-
-
-def open_shards(folder: Path, split: str):
-    """The TFDS data source of a split, images left encoded; no TensorFlow is needed."""
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder_from_directory(folder)
-    return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
 
 
 def _command(directory: str | Path, name: str) -> str:

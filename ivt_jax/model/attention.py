@@ -32,9 +32,10 @@ def cudnn_serves(query, key) -> bool:
     size = query.shape[-1]
     if platform() != "gpu" or query.dtype != jnp.bfloat16 or size % 8 or size > 128:
         return False
-    device = jax.local_devices()[0]  # one query alone is no work for it
-    cuda = "cuda" in device.client.platform_version
-    return cuda and float(device.compute_capability) >= 8 and query.shape == key.shape
+    if query.shape != key.shape:  # one query alone is no work for it
+        return False
+    device = jax.local_devices()[0]
+    return "cuda" in device.client.platform_version and float(device.compute_capability) >= 8
 
 
 def _cudnn(query, key, value, lengths):

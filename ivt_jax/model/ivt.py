@@ -386,4 +386,4 @@ def _drop_path(branch, key, rate, views: Views = _ALL):
     if key is None:
         return branch
     kept = views.kept(key, 1 - rate, len(branch), 1, 1)
-    return jnp.where(kept, branch / jnp.asarray(1 - rate, branch.dtype), 0)
+    return jnp.where(kept, (branch / (1 - rate)).astype(branch.dtype), 0)

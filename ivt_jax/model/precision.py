@@ -50,10 +50,11 @@ class Int8:
 def rounded(matrix, *, axis: int, tokens: str = "float") -> Int8:
     """The nearest int8 matrix with one scale for all that lies along `axis`.
 
-    The largest number becomes 127, halves go to the even neighbour, zeros stay zeros.
+    The largest number becomes 127, halves go to the even neighbour, zeros stay zeros. What
+    is not finite makes its scale so, and every product with it.
     """
     largest = jnp.max(jnp.abs(matrix), axis=axis, keepdims=True)
-    scale = jnp.where(largest > 0, largest, 1.0) / _LARGEST
+    scale = jnp.where(largest == 0, 1.0, largest) / _LARGEST
     return Int8(jnp.round(matrix / scale).astype(jnp.int8), scale, tokens)
 
 

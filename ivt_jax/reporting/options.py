@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from ivt_jax.retrieval.options import add_split_options
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that both commands have."""
@@ -17,14 +19,5 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="more runs for the charts of R@k and of masking ratios",
     )
-    parser.add_argument("--split", default="test", help="split to search (default: test)")
-    parser.add_argument("--dataset", default="", help="default: evaluation.dataset of the run")
-    parser.add_argument("--data", default="", help="folder of datasets (default: the run's)")
-    parser.add_argument("--step", type=int, help="checkpoint of RUN; default: the best")
-    parser.add_argument(
-        "--unmatched",
-        choices=("error", "skip", "count"),
-        default="error",
-        help="captions of people who are not in the gallery: refuse, leave out, or count as misses",
-    )
+    add_split_options(parser)
     parser.add_argument("--replace", action="store_true", help="replace what is there already")

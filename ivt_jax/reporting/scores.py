@@ -36,12 +36,12 @@ def training(record: Record) -> Figure:
         panel: {line: {"step": xs, "value": ys} for line, (xs, ys) in lines.items()}
         for panel, lines in panels.items()
     }
-    told = _told_of_training(record, panels)
+    told = _told_of_training(panels)
     canvas = charts.training_chart(panels, title=title, note=note)
     return Figure(name, title, note, told, canvas, numbers=numbers)
 
 
-def _told_of_training(record: Record, panels) -> str:
+def _told_of_training(panels) -> str:
     sentences = []
     for panel, lines in panels.items():
         for line, (xs, ys) in lines.items():

@@ -30,7 +30,7 @@ class Axes:
         return self.bottom - (value - low) / (high - low) * (self.bottom - self.top)
 
 
-def draw_axes(canvas: Canvas, axes: Axes, *, size: float = 15, count: int = 7) -> None:
+def draw_axes(canvas: Canvas, axes: Axes, *, size: float, count: int) -> None:
     """Both axes with their numbers in letters of a size, and a rule at each number in height."""
     for tick, text in axes.y_ticks.items():
         y = axes.y(tick)

@@ -59,11 +59,11 @@ def word_maps(
 
     A phrase is a word with the two before it and the one after, up to a mark of punctuation: "red"
     and "coat" are each seen where the red coat is. `python -m benchmarks.word_maps` measures these
-    choices on 200 drawn people: a patch in the box of a garment is 5.2 times as hot as others when
-    its word is asked for (1.1 times with untrained weights), 2.5 times if words are left out alone,
-    4.9 times by integrated gradients, and 1.1 times by the similarities of word tokens with patches
-    that Fig. 6 of the paper shows. A right colour has a larger word score than a wrong one in its
-    place in 86 of 100 captions, by gradient x input in 68.
+    choices on 200 drawn people. Before their garments had trims, a patch in the box of a garment
+    was 5.2 times as hot as others when its word was asked for (1.1 times with untrained weights),
+    2.5 times if words were left out alone, 4.9 times by integrated gradients, and 1.1 times by the
+    similarities of word tokens with patches that Fig. 6 of the paper shows. A right colour had a
+    larger word score than a wrong one in its place in 86 of 100 captions, by gradient x input 68.
 
     Args:
       model: from `ivt_jax.load`.

@@ -1,18 +1,16 @@
-"""Pictures drawn with Pillow alone: strips of ranked photos, line charts, and timelines."""
+"""Pictures drawn with Pillow alone: strips of ranked photos, and timelines."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from PIL import Image
 
-from ivt_jax.retrieval.axes import Axes, draw_axes, draw_x_axis, height_ticks, spread
-from ivt_jax.retrieval.canvas import SERIES, Canvas, Point
+from ivt_jax.retrieval.axes import Axes, draw_x_axis
+from ivt_jax.retrieval.canvas import Canvas, Point
 
 _FRAMES = {True: "right", False: "wrong", None: "rule"}
 _LEGEND = (("another person", False), ("the person described", True))
-_Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
 @dataclass(frozen=True)
@@ -80,56 +78,6 @@ def ranking_strip(
         if top > layout.header and not repeats:
             canvas.line([(layout.margin, top - 18), (width - layout.margin, top - 18)], "rule", 1)
         _draw_row(canvas, layout, row, top, repeats=repeats)
-    return canvas.finish(theme)
-
-
-def curves(
-    series: _Series,
-    *,
-    title: str,
-    x_label: str,
-    y_label: str,
-    width: int = 1000,
-    height: int = 560,
-    theme: str = "light",
-) -> Image.Image:
-    """Draws a line chart whose lines are named at their right ends.
-
-    Args:
-        series: up to six lines, name -> (x, y) of equal length; x rising, for instance steps.
-        title: above the chart.
-        x_label: below the horizontal axis, with its unit.
-        y_label: above the vertical axis, with its unit.
-        width, height: of the picture in pixels.
-        theme: "light" or "dark".
-
-    Returns:
-        An RGB picture.
-
-    Raises:
-        ValueError: no line or too many, an empty or uneven one, a value that is not finite, or an
-            unknown theme.
-    """
-    canvas = Canvas(width, height)
-    _check_series(series, most=len(SERIES))
-    x_values = [x for xs, _ in series.values() for x in xs]
-    y_values = [y for _, ys in series.values() for y in ys]
-    y_ticks = height_ticks(y_values, 8)
-    names_width = max(canvas.text_width(name, 17) for name in series)
-    ticks_width = max(canvas.text_width(tick, 15) for tick in y_ticks.values())
-    axes = Axes(
-        x_range=(min(x_values), max(x_values)),
-        y_ticks=y_ticks,
-        left=38 + ticks_width,
-        right=width - 42 - names_width,
-        top=112,
-        bottom=height - 76,
-    )
-    canvas.text((28, 26), title, 24, "ink", bold=True)
-    canvas.text((28, axes.top - 38), y_label, 15, "muted")
-    canvas.text(((axes.left + axes.right) / 2, height - 36), x_label, 15, "muted", anchor="ma")
-    draw_axes(canvas, axes)
-    _draw_series(canvas, axes, series)
     return canvas.finish(theme)
 
 
@@ -272,22 +220,3 @@ def draw_results(
         canvas.text(
             (x + size[0], note), f"{result.score:.{decimals}f}", letters, "ink", anchor="ra"
         )
-
-
-def _draw_series(canvas: Canvas, axes: Axes, series: _Series) -> None:
-    lines = [[(axes.x(x), axes.y(y)) for x, y in zip(*s, strict=True)] for s in series.values()]
-    heights = spread([line[-1][1] for line in lines], 22, axes.bottom)
-    for name, line, height, color in zip(series, lines, heights, SERIES, strict=False):
-        canvas.line(line, color, 2.5)
-        canvas.disc(line[-1], 4, color)
-        canvas.text((axes.right + 14, height), name, 17, color, anchor="lm")
-
-
-def _check_series(series: _Series, *, most: int) -> None:
-    if not 1 <= len(series) <= most:
-        raise ValueError(f"a chart shows 1 to {most} lines, got {len(series)}")
-    for name, (xs, ys) in series.items():
-        if len(xs) != len(ys) or not len(xs):
-            raise ValueError(f"line {name!r} has {len(xs)} x and {len(ys)} y values")
-        if not all(map(math.isfinite, (*xs, *ys))):
-            raise ValueError(f"line {name!r} contains NaN or infinity, which cannot be drawn")

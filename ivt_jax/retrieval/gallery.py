@@ -23,14 +23,13 @@ from ivt_jax.retrieval.gallery_files import (
     read_gallery,
 )
 from ivt_jax.retrieval.nearest import nearest
+from ivt_jax.retrieval.options import ENGINES, RERANK
 from ivt_jax.retrieval.photos import read
 from ivt_jax.retrieval.rerank import CANDIDATES, k_reciprocal
 
 if TYPE_CHECKING:
     from ivt_jax.inference import Retriever
 
-RERANK = ("none", "reciprocal")
-ENGINES = ("auto", "exact", "faiss")
 # The share of an excluded sentence that is subtracted from a query. On drawn people, "either of two
 # colours" without one of them gives that one in 42 % of the first ten at 0, 9 at 0.5, 1 at 0.75.
 EXCLUSION = 0.75

@@ -6,25 +6,22 @@ so a process may die at any moment and leaves the old state or the new one.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
-from ivt_jax.errors import UserError
+from ivt_jax.disk import replace_text, sync
+from ivt_jax.errors import EXIT_UNUSABLE_DATA, UserError
 from ivt_jax.training.faults import strike
 
 FORMAT = 1  # grows when older code cannot read what this code writes
 POINTER = "gallery.json"
 SKIPPED = "skipped.jsonl"
-_LOCK = ".lock"
 _COPIED_ROWS = 65536  # at once, from one memory map to another
 _ENDINGS = (".npy", ".npz", ".faiss")
 
@@ -83,7 +80,7 @@ def read_gallery(folder: Path) -> tuple[Facts, Photos, np.ndarray]:
             raise
         raise UserError(
             f"the gallery {folder} is damaged: {error}. Remove it and index the photos anew",
-            exit_code=5,
+            exit_code=EXIT_UNUSABLE_DATA,
         ) from error
     return facts, photos, embeddings
 
@@ -125,7 +122,7 @@ def _write_photos(file: Path, photos: Photos) -> None:
             ends=np.cumsum([len(name) for name in names], dtype=np.int64),
             **{n: getattr(photos, n) for n in ("ids", "sizes", "mtimes", "hashes")},
         )
-        _sync(stream)
+    sync(file)
 
 
 def write_gallery(
@@ -180,36 +177,3 @@ def _write_embeddings(file: Path, old: np.ndarray, new: np.ndarray, rows: np.nda
         part[~fresh] = old[block[~fresh]]
         part[fresh] = new[block[fresh] - len(old)]
     target.flush()
-
-
-def replace_text(file: Path, text: str) -> None:
-    """Writes a small file whole or not at all."""
-    unfinished = file.with_name(file.name + ".new")
-    with unfinished.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        _sync(stream)
-    unfinished.replace(file)
-    handle = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _sync(stream) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Makes the folder and keeps other writers out; the system unlocks it if this process dies."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is indexing into {folder}; wait until it is done"
-            ) from None
-        yield

@@ -23,7 +23,8 @@ from ivt_jax.data.builders.faults import described
 from ivt_jax.data.builders.progress import Show, silent
 from ivt_jax.data.images import ImageError, decode, evaluation_image
 from ivt_jax.data.threads import in_threads
-from ivt_jax.errors import UserError
+from ivt_jax.disk import alone, replace_text
+from ivt_jax.errors import EXIT_UNUSABLE_DATA, UserError
 from ivt_jax.inference import Retriever
 from ivt_jax.retrieval.encoding import encode_images
 from ivt_jax.retrieval.fingerprint import fingerprint
@@ -32,9 +33,7 @@ from ivt_jax.retrieval.gallery_files import (
     SKIPPED,
     Facts,
     Photos,
-    locked,
     read_gallery,
-    replace_text,
     write_gallery,
 )
 from ivt_jax.retrieval.journal import Journal
@@ -88,7 +87,7 @@ def build_gallery(
     began = time.monotonic()
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; name the folder of your photos")
-    with locked(out):
+    with alone(out):
         old = _old_state(out, model, folder.resolve())
         mark, width = old.facts.fingerprint, old.facts.width
         with Journal(out / _UNFINISHED, fingerprint=mark, width=width) as journal:
@@ -96,7 +95,10 @@ def build_gallery(
             entries, skipped = _entries(model, old, out, journal, threads, show)
             _write_skipped(out / SKIPPED, skipped)
             if not entries:
-                raise UserError(f"no usable photo in {folder}: {_counted(skipped)}", exit_code=5)
+                raise UserError(
+                    f"no usable photo in {folder}: {_counted(skipped)}",
+                    exit_code=EXIT_UNUSABLE_DATA,
+                )
             photos = _commit(out, old, entries, journal)
             encoded = len(journal) - resumed
         shutil.rmtree(out / _UNFINISHED)

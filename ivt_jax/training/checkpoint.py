@@ -14,13 +14,12 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from ivt_jax.errors import EXIT_CANNOT_WRITE, UserError
+from ivt_jax.errors import EXIT_CANNOT_WRITE, EXIT_DIVERGED, EXIT_NO_CHECKPOINT, UserError
 from ivt_jax.training import integrity, steps
 from ivt_jax.training.cluster import exchange, from_first, is_first, process
 from ivt_jax.training.faults import fill_disk, strike
 from ivt_jax.training.integrity import RECORD, Damaged
 from ivt_jax.training.restore import (
-    EXIT_NO_CHECKPOINT,
     choose_step,
     compare,
     first_line,
@@ -122,7 +121,7 @@ class Checkpoints:
                 f"at step {step} the state is not finite and was not saved: {listed(broken)}\n"
                 "Lower optimizer.learning_rate or set optimizer.clip_norm; earlier checkpoints "
                 "stay.",
-                exit_code=3,
+                exit_code=EXIT_DIVERGED,
             )
         record = integrity.make_record(step, leaves, **items)
         try:

@@ -82,14 +82,16 @@ CHIPS = {
     "RTX-3090": Chip(kind=".*RTX 3090", flops=71e12, hbm=24 * GB, hbm_rate=936 * GB),
     "RTX-4090": Chip(kind=".*RTX 4090", flops=165e12, hbm=24 * GB, hbm_rate=1008 * GB),
     "H100-PCIe": Chip(kind=".*H100 PCIe", flops=756e12, hbm=80 * GB, hbm_rate=2000 * GB),
-    "H100": Chip(kind=".*H100.*", flops=989e12, hbm=80 * GB, hbm_rate=3350 * GB),
-    "H200": Chip(kind=".*H200.*", flops=989e12, hbm=141 * GB, hbm_rate=4800 * GB),
-    "B200": Chip(kind=".*B200", flops=2250e12, hbm=180 * GB, hbm_rate=8000 * GB),
+    "H100": Chip(kind=".*H100(?! NVL).*", flops=989e12, hbm=80 * GB, hbm_rate=3350 * GB),
+    "H200": Chip(kind=".*H200(?! NVL).*", flops=989e12, hbm=141 * GB, hbm_rate=4800 * GB),
+    "B200": Chip(kind=".* B200", flops=2250e12, hbm=180 * GB, hbm_rate=8000 * GB),
 }
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip that JAX (or PyTorch) calls so; None for one that is not in the table, as CPUs."""
+    """The chip that JAX (or PyTorch) calls so; None for others, as CPUs and slices of a GPU."""
+    if "MIG" in device_kind:
+        return None
     return next((c for c in CHIPS.values() if re.fullmatch(c.kind, device_kind)), None)
 
 

@@ -139,9 +139,11 @@ def together(name: str, *, seconds: float = PATIENCE) -> Iterator[None]:
         yield
     except Exception as error:
         own = error
-    told = exchange(name, json.dumps(_words(own)) if own else "", seconds=seconds)
-    if own:
-        raise own
+    try:
+        told = exchange(name, json.dumps(_words(own)) if own else "", seconds=seconds)
+    finally:
+        if own:
+            raise own
     for number, fault in enumerate(told):
         if fault:
             text, code = json.loads(fault)

@@ -7,7 +7,6 @@
 import contextlib
 import dataclasses
 import importlib.util
-import os
 import re
 import time
 from collections.abc import Callable
@@ -26,17 +25,10 @@ from ivt_jax.training.chips import CHIPS, GIB, Chip, Target, network_seconds, pa
 from ivt_jax.training.compilation_cache import nothing_kept
 from ivt_jax.training.compiled import KINDS, Traffic, read_traffic
 from ivt_jax.training.flops import StepFlops, step_flops
+from ivt_jax.training.libtpu import look_for_no_tpu
 from ivt_jax.training.program import batch_shapes, make_program, text_lengths
 from ivt_jax.training.sharding import make_mesh
 
-# libtpu looks for a TPU and its neighbours unless it is told; compiling needs neither.
-_NO_TPU_HERE = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_LOG_DIR": "disabled",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
 _SEARCHES = 4  # compilations at most to find the largest batch
 # Two forms: "Used 20.15G of 15.75G hbm" and "temporaries (320.15G) exceeds available HBM".
 _OUT_OF_MEMORY = re.compile(r"(?:Used |\()([\d.]+)([KMGT])(?: of|\) exceeds available HBM)")
@@ -146,8 +138,7 @@ def find_devices(target: Target) -> list:
         return _simulated(target)
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("a dry run for TPUs needs their compiler, libtpu: pip install 'jax[tpu]'")
-    for name, value in _NO_TPU_HERE.items():
-        os.environ.setdefault(name, value)
+    look_for_no_tpu()
     options: dict[str, Any] = dict(CHIPS[target.chip].options)
     if target.slices > 1:
         options["num_slices"] = target.slices

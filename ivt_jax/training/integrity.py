@@ -5,7 +5,6 @@ Orbax restores a file with a flipped bit without complaint, so both are compared
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
+from ivt_jax.disk import replace_text, sync
 from ivt_jax.training.sharding import REPLICATED, path_name
 
 RECORD = "fingerprint"  # the item of a checkpoint that says what its arrays are
@@ -149,13 +149,7 @@ def write_manifest(folder: Path, manifest: Path) -> None:
         for path in _files(folder)
     }
     manifest.parent.mkdir(exist_ok=True)
-    written = manifest.with_suffix(".tmp")
-    with written.open("w") as stream:
-        json.dump(_sealed({"files": files}), stream, indent=1)
-        stream.flush()
-        os.fsync(stream.fileno())
-    written.replace(manifest)
-    _sync(manifest.parent)
+    replace_text(manifest, json.dumps(_sealed({"files": files}), indent=1))
 
 
 def check_files(folder: Path, manifest: Path, *, only: tuple[str, ...] = ("",)) -> bool:
@@ -190,15 +184,7 @@ class ManifestDamaged(Damaged):
 def sync_tree(folder: Path) -> None:
     """Returns when every file and folder below, and itself, is safe on the disk."""
     for path in [*_files(folder), *(p for p in folder.rglob("*") if p.is_dir()), folder]:
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(path)
 
 
 def _files(folder: Path) -> Iterator[Path]:

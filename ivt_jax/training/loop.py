@@ -16,7 +16,6 @@ from ivt_jax.retrieval.evaluate import encode_split, score
 from ivt_jax.training.checkpoint import Checkpoints, saved_metrics
 from ivt_jax.training.cluster import (
     check_shared,
-    exchange,
     from_first,
     is_first,
     process,
@@ -121,7 +120,7 @@ def _train(
             notes = f"{note}\n{life.note}"
             _introduce(log, config, data, program.shapes, epoch_steps, total_steps, notes)
             strike("startup.compile", process=process())
-            metrics, due, cut, saved, offset = {}, None, 0, first, data_offset(state)
+            metrics, due, saved, offset = {}, None, first, data_offset(state)
             batches = data.batches(config, start=first + offset, say=log.say)
             spent.mark(first, rest="prepare")
             if first and due_at.evaluation(first) and _unscored(workdir, first, evaluator):
@@ -135,7 +134,7 @@ def _train(
                         check(state, step - 1)
                         checkpoints.save(state, metrics={})
                     break
-                cut += data.report(batch, workdir / "substituted.jsonl", log.say)
+                data.report(batch, workdir / "substituted.jsonl", log.say)
                 spoil_batch(batch, step + offset)
                 profiler.before(step)
                 with spent.span(window.kind):
@@ -185,13 +184,13 @@ def _train(
             batches.close()
             checkpoints.wait()
             spent.mark(int(state.step), rest="save")
-            cut = sum(map(int, exchange("cut texts", str(cut))))
+            cut = data.cut_texts()
             data.list_bad([], workdir / "substituted.jsonl", log.say)
             step = int(state.step)
             unscored = step == total_steps and _unscored(workdir, step, evaluator)
             _end(log, life, step, total_steps, workdir, complete=not unscored)
-            if cut:
-                log.say(f"{cut} texts were longer than data.text_length and were cut")
+            for line in cut:
+                log.say(line)
     return scalars(metrics)
 
 

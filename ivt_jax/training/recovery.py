@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ivt_jax.errors import UserError
+from ivt_jax.errors import EXIT_DIVERGED, UserError
 from ivt_jax.training.health import Health
 from ivt_jax.training.sharding import path_name
 from ivt_jax.training.state import TrainState
@@ -120,7 +120,7 @@ def diverged(step: int, metrics: dict, more: str = "") -> UserError:
         f"at step {step} the loss is {loss} and the gradient norm {norm}: the run has diverged.\n"
         f"{more + ' ' if more else ''}Lower optimizer.learning_rate or set optimizer.clip_norm; "
         "earlier checkpoints stay.",
-        exit_code=3,
+        exit_code=EXIT_DIVERGED,
     )
 
 

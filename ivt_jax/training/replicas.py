@@ -1,4 +1,4 @@
-"""Whether all devices hold the same copies, and only finite values: one pass over a state.
+"""Whether all devices hold the same copies: one pass over a state.
 
 Silent faults of a device (a flipped bit in its memory, a wrong product) change one copy of a
 parameter and spread through the gradients, without any loss that looks wrong.
@@ -12,17 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from ivt_jax.errors import UserError
+from ivt_jax.errors import EXIT_DIVERGED, UserError
 from ivt_jax.training.sharding import path_name
 
 
 def make_check(shapes, shardings, mesh) -> Callable[..., None]:
-    """A function of (state, step) that raises UserError (exit code 3) for a state gone wrong.
+    """A function of (state, step) that raises UserError (exit code 3) if copies differ.
 
-    It names the first parameters that are not finite, or every device whose copy of something
-    differs from that of most devices (all holders, where there is no majority). A single changed
-    element is always found. It compiles once, and compares copies across processes; all
-    processes have to call it.
+    It names every device whose copy of something differs from that of most devices (all holders,
+    where there is no majority). A single changed element is always found. It compiles once, and
+    compares copies across processes; all processes have to call it.
 
     Args:
       shapes, shardings: the state as ShapeDtypeStructs and NamedShardings, any tree.
@@ -48,31 +47,18 @@ def make_check(shapes, shardings, mesh) -> Callable[..., None]:
         )
 
     def check(state, step: int) -> None:
-        table = np.asarray(inspected(state))  # (devices, leaves, 2)
-        _refuse(dict(zip(mesh.devices.flat, table, strict=True)), paths, holders, step)
+        table = np.asarray(inspected(state))  # (devices, leaves)
+        odd = _odd_devices(dict(zip(mesh.devices.flat, table, strict=True)), holders)
+        lines = [f"{_named(d)}: {_few([paths[i] for i in leaves])}" for d, leaves in odd.items()]
+        if odd:
+            raise UserError(
+                "\n  ".join([f"at step {step} copies of the same values differ:", *lines])
+                + "\nNothing of this state is saved. The same command goes on from the newest "
+                "checkpoint; leave out a device that is named again.",
+                exit_code=EXIT_DIVERGED,
+            )
 
     return check
-
-
-def _refuse(table: dict, paths: list[str], holders: list[list[list]], step: int) -> None:
-    """Raises for `make_check`; the table is device -> (leaves, 2)."""
-    flags = np.any([rows[:, 1] for rows in table.values()], axis=0, keepdims=True)[0]
-    broken = [path for path, bad in zip(paths, flags, strict=True) if bad]
-    if broken:
-        raise UserError(
-            f"at step {step} these are not finite: {_few(broken)}. The run has diverged.\n"
-            "Nothing of it is saved; earlier checkpoints stay.",
-            exit_code=3,
-        )
-    odd = _odd_devices({device: rows[:, 0] for device, rows in table.items()}, holders)
-    lines = [f"{_named(d)}: {_few([paths[i] for i in leaves])}" for d, leaves in odd.items()]
-    if odd:
-        raise UserError(
-            "\n  ".join([f"at step {step} copies of the same values differ:", *lines])
-            + "\nNothing of this state is saved. The same command goes on from the newest "
-            "checkpoint; leave out a device that is named again.",
-            exit_code=3,
-        )
 
 
 def with_flipped_bit(state, *, device: int = -1):
@@ -89,18 +75,16 @@ def with_flipped_bit(state, *, device: int = -1):
 
 
 def _fingerprints(state):
-    """(1, leaves, 2) uint32 of this device's own values: a sum over all bits, and a flag."""
+    """(1, leaves) uint32 of this device's own values: sums over all their bits."""
 
     def one(leaf):
         words = leaf.reshape(-1)
-        finite = jnp.isfinite(words).all() if jnp.issubdtype(leaf.dtype, jnp.inexact) else True
         if leaf.dtype.itemsize < 4:
             words = words.astype(jnp.float32 if jnp.issubdtype(leaf.dtype, jnp.inexact) else int)
         bits = jax.lax.bitcast_convert_type(words, jnp.uint32)
         # Odd factors: a change of one element changes the sum, whatever it is.
         factors = 2 * jax.lax.iota(jnp.uint32, bits.size) + 1
-        total = jnp.sum(bits.reshape(-1) * factors, dtype=jnp.uint32)
-        return jnp.stack([total, jnp.uint32(~jnp.bool_(finite))])
+        return jnp.sum(bits.reshape(-1) * factors, dtype=jnp.uint32)
 
     return jnp.stack([one(leaf) for leaf in jax.tree.leaves(state)])[None]
 

@@ -11,13 +11,11 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from ivt_jax.config import from_json
-from ivt_jax.errors import UserError
+from ivt_jax.errors import EXIT_NO_CHECKPOINT, UserError
 from ivt_jax.training import integrity, steps
 from ivt_jax.training.integrity import Damaged, Leaf, ManifestDamaged
 from ivt_jax.training.sharding import path_name
 from ivt_jax.training.steps import saved_steps
-
-EXIT_NO_CHECKPOINT = 4
 
 
 def proven(run: Path, step: int) -> bool:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from ivt_jax.data.pipeline import (
 from ivt_jax.data.records import DataError, RecordSource, open_dataset, vocabulary_path
 from ivt_jax.data.texts import Tokenizer, load_tokenizer
 from ivt_jax.errors import UserError
-from ivt_jax.training.cluster import to_first
+from ivt_jax.training.cluster import exchange, to_first
 
 _RECENT, _BAD_SHARE = 10_000, 0.01  # samples looked back on, and how many of them may be bad
 _PATIENCE = 10.0  # seconds until a sample that is read again counts as hanging
@@ -43,6 +43,7 @@ class Data:
     evaluation: dict[str, RecordSource]
     names: list[str]
     recent: deque[tuple[int, int]] = dataclasses.field(default_factory=deque)  # samples, bad ones
+    cut: Counter[str] = dataclasses.field(default_factory=Counter)  # texts by the field that cut
 
     def batches(self, config: ConfigDict, *, start: int, say: Callable[[str], None]) -> Feed:
         """This process's share of the training batches from number `start` on."""
@@ -85,11 +86,10 @@ class Data:
         record = int(entries.entries[entries.order[place]][0])
         return {"dataset": self.names[number], "key": entries.source[record]["key"]}
 
-    def report(self, batch: dict[str, np.ndarray], file: Path, say: Callable[[str], None]) -> int:
+    def report(self, batch: dict[str, np.ndarray], file: Path, say: Callable[[str], None]) -> None:
         """Takes the counts out of a batch; bad records are listed in `file` and said aloud.
 
         Process 0 does so for all; what others find may wait for its next call.
-        Returns how many texts of this process's share were cut to the static length.
         """
         found = []
         substituted = batch.pop("substituted")
@@ -104,7 +104,18 @@ class Data:
             found.append(json.dumps(line))
         self.list_bad(found, file, say)
         self._count_bad(len(substituted), len(found), file)
-        return int(batch.pop("truncated").sum())
+        cut = batch.pop("truncated").sum(axis=0)  # (V,)
+        for view, count in zip(self.options.views, cut.tolist(), strict=True):
+            own = f"{view}_length"
+            self.cut[f"data.{own if getattr(self.options, own, 0) else 'text_length'}"] += count
+
+    def cut_texts(self) -> list[str]:
+        """A sentence for each field that cut texts, of all processes; all have to ask, once."""
+        told = exchange("cut texts", json.dumps(self.cut))
+        cut = sum((Counter(json.loads(counts)) for counts in told), Counter())
+        return [
+            f"{count} texts were longer than {field} and were cut" for field, count in cut.items()
+        ]
 
     def list_bad(self, found: list[str], file: Path, say: Callable[[str], None]) -> None:
         """On process 0 lists the bad records that it found, and that others sent since."""

@@ -12,6 +12,10 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ivt_jax.training.libtpu import be_quiet_without_tpu
+
+be_quiet_without_tpu()  # here, as what computes imports this module before it asks for devices
+
 _ALL = ("data", "fsdp")
 BATCH = PartitionSpec(_ALL)
 REPLICATED = PartitionSpec()

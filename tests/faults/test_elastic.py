@@ -22,7 +22,6 @@ from ivt_jax.verify_run import verify_run
 SHAPES = [(2, 2, 2), (1, 2, 1), (4, 1, 4), (1, 1, 1)]  # processes, devices of each, mesh.fsdp
 
 
-@pytest.mark.chaos
 def test_it_goes_on_on_any_number_of_processes_and_devices(data, undisturbed, tmp_path):
     for number, (processes, devices, fsdp) in enumerate(SHAPES):
         options = (*LONG, "--config.training.stop_after=5", f"--config.mesh.fsdp={fsdp}")
@@ -72,6 +71,7 @@ def test_a_disk_full_for_one_process_fails_the_save_for_all_and_the_run_goes_on(
     assert record and record["step"] == 16
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("devices", [2, 4])
 def test_one_process_goes_on_on_other_devices(data, undisturbed, tmp_path, devices):
     options = (*LONG, "--config.training.stop_after=5", f"--config.mesh.fsdp={devices // 2}")

@@ -19,9 +19,8 @@ def alone(data, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize(
-    ("processes", "devices"), [(2, 2), pytest.param(4, 1, marks=pytest.mark.chaos)]
-)
+@pytest.mark.chaos
+@pytest.mark.parametrize(("processes", "devices"), [(2, 2), (4, 1)])
 def test_several_processes_compute_what_one_does(data, alone, tmp_path, processes, devices):
     said = finish_many("finetune", data, tmp_path, *SHORT, processes=processes, devices=devices)
     assert f"{processes * devices} cpu device(s)" in said[0]

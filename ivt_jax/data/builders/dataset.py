@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import shlex
 import shutil
@@ -25,6 +24,7 @@ from ivt_jax.data.builders.shards import Part, Task
 from ivt_jax.data.builders.workers import in_beam, in_processes
 from ivt_jax.data.records import DataError
 from ivt_jax.data.words import tagger_version
+from ivt_jax.disk import alone, sync
 from ivt_jax.errors import UserError
 
 BAD_SHARE = 0.01  # share of records with a fault above which a dataset is refused
@@ -72,8 +72,7 @@ def write_dataset(
     """
     final, unfinished = out / name, out / f".{name}.unfinished"
     _check(name, splits, final, bad_share)
-    unfinished.mkdir(parents=True, exist_ok=True)
-    with _alone(unfinished):
+    with alone(unfinished):
         sizes = {label: space.item_bytes(split) for label, split in splits.items()}
         attempt = unfinished / space.fingerprint(name, splits, sizes=sizes, about=about or {})
         tasks = _begin(name, splits, attempt, sizes=sizes, say=say)
@@ -103,21 +102,6 @@ def _check(name: str, splits: Mapping[str, Split], final: Path, bad_share: float
         raise DataError(f"dataset {name} has no records; check --source")
     if not 0 <= bad_share <= 1:
         raise UserError(f"the bad share is {bad_share}; it must be from 0 to 1")
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keeps a second process from the folder while this one lives."""
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is writing {folder}; wait for it, or end it"
-            ) from None
-        except OSError:  # some file systems of clusters know no locks
-            pass
-        yield
 
 
 def _begin(
@@ -233,7 +217,7 @@ def _finish(
     }
     (folder / records.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
     for path in (*folder.rglob("*"), folder):
-        shards.sync(path)
+        sync(path)
     return manifest
 
 

@@ -22,6 +22,7 @@ from tensorflow_datasets.core import example_serializer, file_adapters
 
 from ivt_jax.data.builders.ingest import Split, check
 from ivt_jax.data.records import VERSION
+from ivt_jax.disk import sync
 
 _MOST_ITEMS = 4096  # of a shard
 _FEWEST_ITEMS = 64
@@ -143,15 +144,6 @@ def _whole(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Waits until a file, or what a folder lists, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def remove_temporary(folder: Path) -> None:

@@ -38,7 +38,7 @@ FILES = {
     "/kit.js": ("kit.js", "text/javascript"),
     "/theme.js": ("theme.js", "text/javascript"),
     "/page.js": ("page.js", "text/javascript"),
-    "/photo.js": ("photo.js", "text/javascript"),
+    "/photos.js": ("photos.js", "text/javascript"),
     "/docs.js": ("docs.js", "text/javascript"),
 }
 

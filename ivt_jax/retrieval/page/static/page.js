@@ -1,6 +1,6 @@
 // The search page: the box, the results and the address, which always says what is shown.
 import { $, ask, element, Refused } from "/kit.js";
-import { openPhoto, setupPhoto } from "/photo.js";
+import { moveFocus, setupPhotos, showPhotos } from "/photos.js";
 
 const EXAMPLES = [
   "a man in a red shirt",
@@ -61,7 +61,6 @@ function fromAddress() {
 
 const isEmpty = (one) => !one.q && one.like === null && one.upload === null;
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
-
 
 function search(next, { k = STEPS[0] } = {}) {
   query = next;
@@ -156,7 +155,6 @@ function notify(what) {
   }
 }
 
-
 function showStatus(status) {
   const changed = [];
   if (status.new) changed.push(`${status.new} new`);
@@ -197,7 +195,6 @@ async function start() {
 
 const refresh = () => ask("/api/status").then(showStatus, () => {});
 
-
 const count = (n) => `${n.toLocaleString("en")} photo${n === 1 ? "" : "s"}`;
 
 function render(answer) {
@@ -211,12 +208,8 @@ function render(answer) {
   $("headline").textContent = `${count(answer.total)}${inside}, best match first${without}`;
   showHint(answer);
   drawHistogram(answer);
-  const cards = answer.results.map((result, i) => card(result, i, answer));
-  if (grown) $("grid").append(...cards.slice($("grid").children.length));
-  else $("grid").replaceChildren(...cards);
+  showPhotos(answer, { sentence: query.q, grown });
   $("grid").dataset.for = address(query);
-  const first = $("grid").querySelector(".card");
-  if (first && !$("grid").querySelector('.card[tabindex="0"]')) first.tabIndex = 0;
   $("more").hidden = answer.results.length >= Math.min(answer.total, STEPS.at(-1));
 }
 
@@ -257,33 +250,10 @@ function drawHistogram({ results, floor, total, histogram: { low, high, counts }
   $("histogram").replaceChildren(picture, element("figcaption", {}, ...[low.toFixed(2).replace("-", "−"), note, high.toFixed(2)].map((text) => element("span", {}, text))));
 }
 
-function card(result, i, { floor, histogram: { low, high } }) {
-  const picture = element("img", { loading: "lazy", decoding: "async", alt: `Match ${i + 1}: ${result.path}` });
-  const frame = element("span", { className: "frame" }, picture);
-  picture.addEventListener("error", () => {
-    frame.classList.add("gone");
-    frame.replaceChildren("This photo cannot be shown any more");
-  });
-  picture.src = `/api/photos/${result.id}/small`;
-  const weak = floor !== null && result.score <= floor; // no better than chance
-  const level = element("span", { className: weak ? "level weak" : "level" });
-  level.style.setProperty("--at", `${(100 * (result.score - low)) / (high - low || 1)}%`);
-  const meta = element("span", { className: "meta" },
-    element("span", { className: "rank" }, String(i + 1)),
-    element("span", { className: "score", title: "cosine similarity" }, result.score.toFixed(3)));
-  const name = element("span", { className: "name", title: result.path }, result.path.split("/").at(-1));
-  const button = element("button", { type: "button", className: "card", tabIndex: -1 }, frame, level, meta, name);
-  button.dataset.index = i;
-  const alike = element("button", { type: "button", className: "alike", tabIndex: -1 }, "More like this");
-  alike.addEventListener("click", () => moreLike(result));
-  return element("li", {}, button, alike);
-}
-
 function moreLike(result) {
   scrollTo({ top: 0 });
   search({ ...query, q: "", like: result.id, upload: null });
 }
-
 
 function fillForm() {
   const box = $("query");
@@ -339,7 +309,6 @@ function take(file) {
   search({ ...query, q: "", like: null, upload: number });
 }
 
-
 function onKey(event) {
   const typing = event.target.matches("textarea, input");
   if ($("photo").open || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -356,21 +325,6 @@ function onKey(event) {
     moveFocus(event);
   }
 }
-
-function moveFocus(event) {
-  const cards = [...$("grid").querySelectorAll(".card")];
-  const at = cards.indexOf(event.target);
-  const top = cards[0].offsetParent ? (one) => one.parentNode.offsetTop : () => 0;
-  const next = cards.findIndex((one) => top(one) > top(cards[0]));
-  const columns = next < 0 ? cards.length : next;
-  const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
-  event.preventDefault();
-  if (event.key === "ArrowUp" && at < columns) return $("query").focus();
-  const target = cards[Math.min(cards.length - 1, Math.max(0, at + by))];
-  target.focus();
-  target.scrollIntoView({ block: "nearest" });
-}
-
 
 $("form").addEventListener("submit", (event) => { event.preventDefault(); submit(); });
 $("home").addEventListener("click", (event) => {
@@ -402,15 +356,6 @@ $("without").addEventListener("keydown", (event) => {
 $("pick").addEventListener("click", () => $("file").click());
 $("file").addEventListener("change", () => { take($("file").files[0]); $("file").value = ""; });
 $("more").addEventListener("click", () => show(STEPS.find((k) => k > found.results.length) ?? STEPS.at(-1)));
-$("grid").addEventListener("click", (event) => {
-  const at = event.target.closest(".card")?.dataset.index;
-  if (at !== undefined) openPhoto(found.results, Number(at), query.q);
-});
-$("grid").addEventListener("focusin", (event) => {
-  if (!event.target.matches(".card")) return;
-  $("grid").querySelector('.card[tabindex="0"]')?.setAttribute("tabindex", "-1");
-  event.target.tabIndex = 0;
-});
 addEventListener("keydown", onKey);
 addEventListener("popstate", () => { query = fromAddress(); show(); });
 addEventListener("dragover", (event) => { event.preventDefault(); $("drop").hidden = !event.dataTransfer.types.includes("Files"); });
@@ -419,7 +364,7 @@ addEventListener("drop", (event) => { event.preventDefault(); $("drop").hidden =
 addEventListener("paste", (event) => { if (event.clipboardData.files.length) { event.preventDefault(); take(event.clipboardData.files[0]); } });
 document.addEventListener("visibilitychange", () => { if (!document.hidden && found) refresh(); });
 
-setupPhoto(moreLike);
+setupPhotos(moreLike);
 query = fromAddress();
 document.body.classList.toggle("searched", !isEmpty(query));
 fillForm();

@@ -1,12 +1,26 @@
-// One photo, looked at closely: what each word adds to its score, and where the model finds it.
+// The photos found: the grid of them, and one looked at closely, with what each word adds to its
+// score and where the model finds it.
 import { $, ask, element } from "/kit.js";
 
 const DARK = [14, 18, 24, 0.78]; // where the model does not look
 const LIGHT = [255, 176, 60, 0.22]; // where it does
-let shown = { results: [], at: 0, sentence: "" };
+let listed = { results: [], sentence: "" }; // in the grid
+let shown = { ...listed, at: 0 }; // looked at closely
 let reading = null;
 
-export function setupPhoto(moreLike) {
+export function setupPhotos(moreLike) {
+  $("grid").addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (!button) return;
+    const at = Number(button.dataset.index);
+    if (button.matches(".alike")) moreLike(listed.results[at]);
+    else openPhoto(at);
+  });
+  $("grid").addEventListener("focusin", (event) => {
+    if (!event.target.matches(".card")) return;
+    $("grid").querySelector('.card[tabindex="0"]')?.setAttribute("tabindex", "-1");
+    event.target.tabIndex = 0;
+  });
   $("close").addEventListener("click", () => $("photo").close());
   $("photo").addEventListener("click", (event) => { if (event.target === $("photo")) $("photo").close(); });
   $("photo").addEventListener("close", () => {
@@ -28,8 +42,54 @@ export function setupPhoto(moreLike) {
   $("large").addEventListener("error", () => { $("reading").textContent = "This photo cannot be shown any more."; });
 }
 
-export function openPhoto(results, at, sentence) {
-  shown = { results, at, sentence };
+// Fills the grid; `grown`: with more photos of what is in it already.
+export function showPhotos(answer, { sentence, grown }) {
+  listed = { results: answer.results, sentence };
+  const cards = answer.results.map((result, i) => card(result, i, answer));
+  if (grown) $("grid").append(...cards.slice($("grid").children.length));
+  else $("grid").replaceChildren(...cards);
+  const first = $("grid").querySelector(".card");
+  if (first && !$("grid").querySelector('.card[tabindex="0"]')) first.tabIndex = 0;
+}
+
+function card(result, i, { floor, histogram: { low, high } }) {
+  const picture = element("img", { loading: "lazy", decoding: "async", alt: `Match ${i + 1}: ${result.path}` });
+  const frame = element("span", { className: "frame" }, picture);
+  picture.addEventListener("error", () => {
+    frame.classList.add("gone");
+    frame.replaceChildren("This photo cannot be shown any more");
+  });
+  picture.src = `/api/photos/${result.id}/small`;
+  const weak = floor !== null && result.score <= floor; // no better than chance
+  const level = element("span", { className: weak ? "level weak" : "level" });
+  level.style.setProperty("--at", `${(100 * (result.score - low)) / (high - low || 1)}%`);
+  const meta = element("span", { className: "meta" },
+    element("span", { className: "rank" }, String(i + 1)),
+    element("span", { className: "score", title: "cosine similarity" }, result.score.toFixed(3)));
+  const name = element("span", { className: "name", title: result.path }, result.path.split("/").at(-1));
+  const button = element("button", { type: "button", className: "card", tabIndex: -1 }, frame, level, meta, name);
+  button.dataset.index = i;
+  const alike = element("button", { type: "button", className: "alike", tabIndex: -1 }, "More like this");
+  alike.dataset.index = i;
+  return element("li", {}, button, alike);
+}
+
+export function moveFocus(event) {
+  const cards = [...$("grid").querySelectorAll(".card")];
+  const at = cards.indexOf(event.target);
+  const top = cards[0].offsetParent ? (one) => one.parentNode.offsetTop : () => 0;
+  const next = cards.findIndex((one) => top(one) > top(cards[0]));
+  const columns = next < 0 ? cards.length : next;
+  const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
+  event.preventDefault();
+  if (event.key === "ArrowUp" && at < columns) return $("query").focus();
+  const target = cards[Math.min(cards.length - 1, Math.max(0, at + by))];
+  target.focus();
+  target.scrollIntoView({ block: "nearest" });
+}
+
+function openPhoto(at) {
+  shown = { ...listed, at };
   $("photo").showModal();
   fill();
 }

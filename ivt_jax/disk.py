@@ -1,0 +1,46 @@
+"""Files that are whole after a power failure, and folders that one process at a time writes to."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ivt_jax.errors import UserError
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or what a folder lists, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_text(file: Path, text: str) -> None:
+    """Writes a small file whole or not at all."""
+    unfinished = file.with_name(file.name + ".new")
+    unfinished.write_text(text, "utf-8")
+    sync(unfinished)
+    unfinished.replace(file)
+    sync(file.parent)
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Makes the folder and keeps other writers out; the system unlocks it if this process dies.
+
+    Raises UserError if another process is inside.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is writing {folder}; wait for it, or end it"
+            ) from None
+        except OSError:  # some file systems of clusters know no locks
+            pass
+        yield
