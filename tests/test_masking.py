@@ -1,5 +1,7 @@
 """BMM: how many tokens go, which ones, and that dropping is the same as hiding."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +11,11 @@ from tiny import CONFIG, network
 from ivt_jax.model import masking
 from ivt_jax.model.masking import (
     drop_words,
+    hidden_count,
     hidden_keys,
     image_slots,
     mask_images,
+    removals,
     text_slots,
     visible_words,
 )
@@ -166,7 +170,7 @@ def test_official_draws_once_for_a_batch():
 
 
 def run(**changes):
-    """What comes in, and what masking makes of it: images, their mask, texts, their mask."""
+    """What comes in, and what masking makes of it: images, their lengths, texts, their mask."""
     options = {"strategy": "official", "ratio": 0.5, "draws": "sample"} | changes
     keys = [options.pop("key")] * 2 if "key" in options else jax.random.split(KEY)
     mask = jnp.arange(12)[None] < jnp.full((64, 1), 4)
@@ -174,26 +178,59 @@ def run(**changes):
     visible = visible_words(keys[1], mask, **options)
     del options["draws"]
     masked = mask_images(keys[0], images, draws=changes.get("draws", "sample"), **options)
-    return (images, texts, mask), (*masked, *drop_words(texts, visible, **options))
+    found: Any = (*masked, *drop_words(texts, visible, **options))
+    return (images, texts, mask), found
 
 
 def test_official_hides_keys_of_both_modalities_and_can_draw_padding():
-    (images, texts, mask), (image_tokens, image_mask, text_tokens, text_mask) = run()
-    assert image_tokens is images and text_tokens is texts
-    image_mask = np.asarray(image_mask)
-    assert image_mask.shape == (64, 21) and image_mask[:, 0].all()
+    (_, _, mask), (image_tokens, lengths, text_tokens, text_mask) = run()
+    keys = jax.random.split(KEY)
+    hidden = hidden_keys(keys[0], 21, ratio=0.5, rows=64, draws="sample")
+    words = hidden_keys(keys[1], 12, ratio=0.5, rows=64, draws="sample")
     text_mask, mask = np.asarray(text_mask), np.asarray(mask)
-    assert text_mask[:, 0].all() and not (text_mask & ~mask).any()
+    for row in range(64):
+        patches = places(image_tokens)[row]
+        assert sorted(patches) == list(range(21)), "none is removed"
+        assert list(patches[: lengths[row]]) == list(np.flatnonzero(~hidden[row]))
+        shown = places(text_tokens)[row, text_mask[row]]
+        assert list(shown) == list(np.flatnonzero(mask[row] & ~words[row]))
+        assert text_mask[row, : len(shown)].all(), "what is hidden stands last"
     lost = mask.sum(axis=1) - text_mask.sum(axis=1)
     # Up to 6 of 11 places are drawn, of which 3 are real: padding takes its share of the draws.
     assert set(lost) == {0, 1, 2, 3} and 0.4 < lost.mean() < 1.3
 
 
 def test_the_two_modalities_are_drawn_independently():
-    _, (_, image_mask, _, text_mask) = run(ratio=0.9)
-    image_count = np.asarray(image_mask).sum(axis=1)
+    _, (_, image_count, _, text_mask) = run(ratio=0.9)
     text_count = np.asarray(text_mask).sum(axis=1)
     assert abs(np.corrcoef(image_count, text_count)[0, 1]) < 0.4
+
+
+def test_the_lengths_worth_compiling_cover_every_count_of_a_batch():
+    options: dict[str, Any] = {"strategy": "official", "ratio": 0.2, "draws": "batch"}
+    assert removals(193, **options) == (0, 4, 9, 14, 19, 24, 29, 34)
+    assert removals(311, **options) == (0, 7, 15, 23, 31, 39, 47, 55)
+    assert removals(21, **options) == (0, 1, 2, 3, 4), "no more than there are counts"
+    changes: dict[str, Any]
+    for changes in ({"draws": "sample"}, {"strategy": "drop"}, {"strategy": "none"}, {"ratio": 0}):
+        assert removals(193, **options | changes) == (0,)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_of_hidden_patches_the_removed_are_gone_and_the_rest_stand_last(seed):
+    key = jax.random.key(seed)
+    options: dict[str, Any] = {"ratio": 0.5, "draws": "batch"}
+    visible = np.flatnonzero(~hidden_keys(key, 21, rows=3, **options)[0])
+    count = int(hidden_count(key, 21, ratio=0.5)[0, 0])
+    assert count == 21 - len(visible)
+    for removed in {0, count // 2, count}:
+        tokens, lengths = mask_images(
+            key, numbered(3, 21), strategy="official", removed=removed, **options
+        )
+        assert tokens.shape == (3, 21 - removed, 4)
+        assert np.array_equal(jnp.asarray(lengths), [len(visible)] * 3)
+        for row in places(tokens):
+            assert list(row[: len(visible)]) == list(visible) and len(set(row)) == len(row)
 
 
 @pytest.mark.parametrize("changes", [{"key": None}, {"strategy": "none"}])
@@ -202,7 +239,8 @@ def test_nothing_is_touched(changes):
     assert image_slots(21, strategy=strategy, ratio=0.5) == 21
     assert text_slots(12, strategy=strategy, ratio=0.5) == 12
     (images, texts, mask), found = run(**changes)
-    assert found[0] is images and found[1] is None and found[2] is texts and found[3] is mask
+    assert found[0] is images and found[1] is None
+    assert np.array_equal(found[2], texts) and np.array_equal(found[3], mask)
 
 
 @pytest.mark.parametrize("changes", [{"strategy": "zero"}, {"draws": "everywhere"}])

@@ -102,7 +102,9 @@ class _Program:
                         if called and line.opcode not in ("all-reduce-start",):
                             visit(called, times)
                 elif line.opcode == "conditional":
-                    for called in re.findall(r"%([\w.-]+)", _braced(line.rest, "branch_comp")):
+                    # One branch runs; the first form of an objective has the most tokens.
+                    branches = re.findall(r"%([\w.-]+)", _braced(line.rest, "branch_comp"))
+                    for called in branches[:1]:
                         visit(called, times)
 
         visit(self.entry, 1)
