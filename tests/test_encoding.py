@@ -11,6 +11,7 @@ from galleries import WORDS, memory_model
 from tiny import CONFIG, network
 
 from ivt_jax.data.threads import in_threads
+from ivt_jax.errors import EXIT_DIVERGED, UserError
 from ivt_jax.model.pixels import normalise
 from ivt_jax.retrieval import encoding
 from ivt_jax.retrieval.encoding import encode_images, encode_texts, make_encoders
@@ -107,3 +108,13 @@ def test_threads_keep_the_order_and_stay_near():
     assert [next(results) for _ in range(6)] == [(i, i * i) for i in range(1, 7)]
     with pytest.raises(ValueError, match="seven"):
         next(results)
+
+
+def test_a_model_that_has_diverged_gives_a_sentence_and_no_embeddings(model):
+    broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), model.params)
+    image = np.zeros((*CONFIG.image_size, 3), np.uint8)
+    with pytest.raises(UserError, match="not finite") as raised:
+        encode_images(model.encoders, broken, [image], batch_size=8)
+    assert raised.value.exit_code == EXIT_DIVERGED
+    with pytest.raises(UserError, match="not finite"):
+        texts(dataclasses.replace(model, params=broken), model.encoders, batch_size=8)

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from ivt_jax.data.texts import Tokenizer
+from ivt_jax.errors import EXIT_DIVERGED, UserError
 from ivt_jax.model.pixels import normalise
 from ivt_jax.model.products import compiler_options
 from ivt_jax.training.sharding import REPLICATED, to_global
@@ -73,7 +74,10 @@ def encoding_functions(graphdef) -> tuple[Callable, Callable]:
 def encode_images(
     encoders: Encoders, params, images: Iterable[np.ndarray], *, batch_size: int
 ) -> np.ndarray:
-    """Encodes uint8 (H, W, 3) images, in order, in padded batches of one shape -> (n, D)."""
+    """Encodes uint8 (H, W, 3) images, in order, in padded batches of one shape -> (n, D).
+
+    Raises UserError (exit code 3) for an embedding that is not finite, as `encode_texts` does.
+    """
     images = iter(images)
 
     def batches():
@@ -141,4 +145,11 @@ def _in_batches(batches: Iterator[dict], run: Callable, mesh, batch_size: int) -
         fed = {name: np.stack([rows[i] for i in mine]) for name, rows in batch.items()}
         with jax.set_mesh(mesh):
             results.append((run(to_global(mesh, fed)), count))
-    return np.concatenate([np.asarray(value)[:count] for value, count in results])
+    embeddings = np.concatenate([np.asarray(value)[:count] for value, count in results])
+    if not np.isfinite(embeddings).all():
+        raise UserError(
+            "the model gives embeddings that are not finite: its training has diverged, or its "
+            "weights are damaged; take an earlier checkpoint or train it anew",
+            exit_code=EXIT_DIVERGED,
+        )
+    return embeddings
