@@ -88,8 +88,6 @@ def _defaults() -> ConfigDict:
     masking.image_ratio = 0.3  # share of patches [paper Fig. 5]; 0.2 in the code
     masking.text_ratio = 0.3  # share of a caption's real tokens [paper Fig. 5]; 0.2 in the code
     masking.draws = "sample"  # one draw for each "sample" | one for the whole "batch" [code]
-    # With "official", "batch" makes a step faster (up to 8 lengths of images are compiled);
-    # "sample" does not, as counts differ within the batch.
 
     # Cross-modal projection matching (CMPM).
     objective = config.objective = ConfigDict()

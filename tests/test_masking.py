@@ -11,11 +11,9 @@ from tiny import CONFIG, network
 from ivt_jax.model import masking
 from ivt_jax.model.masking import (
     drop_words,
-    hidden_count,
     hidden_keys,
     image_slots,
     mask_images,
-    removals,
     text_slots,
     visible_words,
 )
@@ -204,33 +202,6 @@ def test_the_two_modalities_are_drawn_independently():
     _, (_, image_count, _, text_mask) = run(ratio=0.9)
     text_count = np.asarray(text_mask).sum(axis=1)
     assert abs(np.corrcoef(image_count, text_count)[0, 1]) < 0.4
-
-
-def test_the_lengths_worth_compiling_cover_every_count_of_a_batch():
-    options: dict[str, Any] = {"strategy": "official", "ratio": 0.2, "draws": "batch"}
-    assert removals(193, **options) == (0, 4, 9, 14, 19, 24, 29, 34)
-    assert removals(311, **options) == (0, 7, 15, 23, 31, 39, 47, 55)
-    assert removals(21, **options) == (0, 1, 2, 3, 4), "no more than there are counts"
-    changes: dict[str, Any]
-    for changes in ({"draws": "sample"}, {"strategy": "drop"}, {"strategy": "none"}, {"ratio": 0}):
-        assert removals(193, **options | changes) == (0,)
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_of_hidden_patches_the_removed_are_gone_and_the_rest_stand_last(seed):
-    key = jax.random.key(seed)
-    options: dict[str, Any] = {"ratio": 0.5, "draws": "batch"}
-    visible = np.flatnonzero(~hidden_keys(key, 21, rows=3, **options)[0])
-    count = int(hidden_count(key, 21, ratio=0.5)[0, 0])
-    assert count == 21 - len(visible)
-    for removed in {0, count // 2, count}:
-        tokens, lengths = mask_images(
-            key, numbered(3, 21), strategy="official", removed=removed, **options
-        )
-        assert tokens.shape == (3, 21 - removed, 4)
-        assert np.array_equal(jnp.asarray(lengths), [len(visible)] * 3)
-        for row in places(tokens):
-            assert list(row[: len(visible)]) == list(visible) and len(set(row)) == len(row)
 
 
 @pytest.mark.parametrize("changes", [{"key": None}, {"strategy": "none"}])

@@ -36,10 +36,13 @@ def mesh_of(shape):
     )
 
 
-DROP = {"strategy": "drop", "image_ratio": 0.3, "text_ratio": 0.3, "draws": "sample"}
-
-
-def objective(masking=DROP, **changes):
+def objective(**changes):
+    masking = {
+        "strategy": "drop",
+        "image_ratio": 0.3,
+        "text_ratio": 0.3,
+        "draws": "sample",
+    }
     options = {"levels": "joint", "negatives": "global", "epsilon": 1e-8} | changes
     return make_objective(views=VIEWS["joint"], erase=0.5, masking=masking, **options)
 

@@ -1,8 +1,7 @@
 """Bidirectional mask modelling (paper section 3.3): which tokens leave before the blocks.
 
-Dropped tokens are removed, so the blocks get cheaper. Where their number is random, those that a
-static number of slots has no room for are removed, and the rest are hidden as attention keys, which
-gives the same class token. The class token always stays.
+Dropped tokens are removed, so the blocks get cheaper; hiding them as attention keys gives the
+same class token and serves where their number is random. The class token always stays.
 """
 
 import jax
@@ -13,23 +12,11 @@ from ivt_jax.model.products import dot
 
 STRATEGIES = ("drop", "official", "none")
 DRAWS = ("sample", "batch")
-_LENGTHS = 8  # compiled where the number of hidden patches is random; more save little more
 
 
 def image_slots(count: int, *, strategy: str, ratio: float) -> int:
     """How many of `count` image tokens, the class token among them, enter the blocks."""
     return count - int(ratio * (count - 1)) * (strategy == "drop")
-
-
-def removals(count: int, *, strategy: str, ratio: float, draws: str) -> tuple[int, ...]:
-    """How many of the hidden image tokens are removed, from none to most: what is worth compiling.
-
-    Alike for all images only where "official" draws once for the "batch"; else (0,).
-    """
-    if strategy != "official" or draws != "batch":
-        return (0,)
-    numbers = int(ratio * count) + 1
-    return tuple(sorted({numbers * n // _LENGTHS for n in range(_LENGTHS)}))
 
 
 def text_slots(length: int, *, strategy: str, ratio: float) -> int:
@@ -39,7 +26,7 @@ def text_slots(length: int, *, strategy: str, ratio: float) -> int:
     return 1 + int(np.max(np.arange(length) - _drops(length, ratio)))
 
 
-def mask_images(key, tokens, *, strategy: str, ratio: float, draws: str, removed: int = 0):
+def mask_images(key, tokens, *, strategy: str, ratio: float, draws: str):
     """Masks the patches of every image; the class token always stays.
 
     Args:
@@ -48,10 +35,9 @@ def mask_images(key, tokens, *, strategy: str, ratio: float, draws: str, removed
       strategy: "drop" removes floor(ratio * (N - 1)) patches; "official" hides a random number of
         them, `hidden_keys`, and moves them behind the others; "none".
       draws: "sample" draws for every sample, "batch" once for the whole batch.
-      removed: of the hidden ones, how many are removed; no image may have fewer.
 
     Returns:
-      tokens (B, N', D), in order, and how many come first that may be attended to: (B,) int32, or
+      tokens (B, N', D), and how many come first that may be attended to: (B,) int32, or
       None for all.
 
     Raises:
@@ -64,7 +50,7 @@ def mask_images(key, tokens, *, strategy: str, ratio: float, draws: str, removed
     if strategy == "official":
         visible = ~hidden_keys(key, count, ratio=ratio, rows=rows, draws=draws)
         lengths = jnp.sum(visible, axis=1, dtype=jnp.int32)
-        return _select(tokens, _first(visible, count - removed)), jnp.broadcast_to(lengths, (rows,))
+        return _select(tokens, _first(visible, count)), jnp.broadcast_to(lengths, (rows,))
     dropped = count - image_slots(count, strategy=strategy, ratio=ratio)
     order = jnp.argsort(_scores(key, rows, count - 1, draws), axis=1)  # (B or 1, N - 1)
     kept = jnp.sort(order[:, dropped:], axis=1) + 1
@@ -133,15 +119,12 @@ def hidden_keys(key, count: int, *, ratio: float, rows: int, draws: str):
     Their number is uniform in 0 .. floor(ratio * count), where count includes the class token
     and, in a text, the padding; padding is drawn like any token. Returns (rows or 1, count) bool.
     """
-    number = hidden_count(key, count, ratio=ratio, rows=rows if draws == "sample" else 1)
-    scores = _scores(jax.random.split(key)[1], rows, count - 1, draws)
+    count_key, order_key = jax.random.split(key)
+    drawn = rows if draws == "sample" else 1
+    number = jax.random.randint(count_key, (drawn, 1), 0, int(ratio * count) + 1)
+    scores = _scores(order_key, rows, count - 1, draws)
     hidden = jnp.argsort(jnp.argsort(scores, axis=1), axis=1) < number
     return jnp.concatenate([jnp.zeros_like(hidden[:, :1]), hidden], axis=1)
-
-
-def hidden_count(key, count: int, *, ratio: float, rows: int = 1):
-    """How many of `count` tokens `hidden_keys` hides: (rows, 1) int32, 1 for a whole batch."""
-    return jax.random.randint(jax.random.split(key)[0], (rows, 1), 0, int(ratio * count) + 1)
 
 
 def _scores(key, rows: int, count: int, draws: str):

@@ -18,8 +18,7 @@ def make_gradients(
 
     Args:
       objective: (model, batch, key) -> (scalar loss, dict of float32 scalars); for "all" an
-        `Objective`, whose features and loss are used apart. Where it has several forms, each is
-        compiled, gradient and all, and the key of a batch or micro-batch chooses the one that runs.
+        `Objective`, whose features and loss are used apart.
       accumulate: micro-batches, each with its own key; 1 = the batch at once.
       negatives: "micro" averages over contiguous micro-batches that see only their own rows.
         "all" is the big batch: it encodes every micro-batch and keeps nothing but features,
@@ -36,25 +35,12 @@ def make_gradients(
     return functools.partial(accumulated, objective, graphdef, accumulate)
 
 
-def _in_form(function, objective, key, *args):
-    """function(objective, *args, key) with the objective's form that suits the key."""
-    forms = getattr(objective, "forms", ())
-    if len(forms) < 2:
-        return function(objective, *args, key)
-    branches = [functools.partial(function, form) for form in forms]
-    return jax.lax.switch(objective.form(key), branches, *args, key)
-
-
 def _at_once(objective, graphdef, params, batch: dict, key):
-    # Whole gradients are what is chosen from: of a choice of losses, JAX would keep all residuals.
-    def gradients(objective, params, batch, key):
-        def loss_of(params):
-            return objective(nnx.merge(graphdef, params), batch, key)
+    def loss_of(params):
+        return objective(nnx.merge(graphdef, params), batch, key)
 
-        (_, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
-        return gradients, metrics
-
-    return _in_form(gradients, objective, key, params, batch)
+    (_, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+    return gradients, metrics
 
 
 def _of_micro_batches(objective, graphdef, accumulate: int, params, batch: dict, key):
@@ -80,21 +66,16 @@ def _of_the_big_batch(objective, graphdef, accumulate: int, params, batch: dict,
     Which rows share a key does not depend on the number of devices, either.
     """
 
-    def features(objective, params, part, key):
+    def features(params, part, key):
         return objective.features(nnx.merge(graphdef, params), batch_sharded(part), key)
 
-    def gradients_of(objective, params, part, slopes, key):
-        _, pull_back = jax.vjp(lambda params: features(objective, params, part, key), params)
-        return pull_back(slopes)[0]
-
     def encode(_, scanned):
-        part, key = scanned
-        return None, _in_form(features, objective, key, params, part)
+        return None, features(params, *scanned)
 
     def add(total, scanned):
         part, key, slopes = scanned
-        found = _in_form(gradients_of, objective, key, params, part, slopes)
-        return jax.tree.map(jnp.add, total, found), None
+        _, pull_back = jax.vjp(lambda params: features(params, part, key), params)
+        return jax.tree.map(jnp.add, total, *pull_back(slopes)), None
 
     parts = _rearranged(batch, "(b a) ... -> a b ...", a=accumulate)
     keys = jax.random.split(key, accumulate)

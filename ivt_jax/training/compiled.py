@@ -102,9 +102,7 @@ class _Program:
                         if called and line.opcode not in ("all-reduce-start",):
                             visit(called, times)
                 elif line.opcode == "conditional":
-                    # One branch runs; the first form of an objective has the most tokens.
-                    branches = re.findall(r"%([\w.-]+)", _braced(line.rest, "branch_comp"))
-                    for called in branches[:1]:
+                    for called in re.findall(r"%([\w.-]+)", _braced(line.rest, "branch_comp")):
                         visit(called, times)
 
         visit(self.entry, 1)

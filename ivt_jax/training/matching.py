@@ -11,28 +11,17 @@ import jax.numpy as jnp
 from ivt_jax.losses.cmpm import cmpm
 from ivt_jax.losses.cmpm_rows import cmpm_rows
 from ivt_jax.model.ivt import IVT, Part, Views
-from ivt_jax.model.masking import (
-    drop_words,
-    hidden_count,
-    mask_images,
-    removals,
-    visible_words,
-)
+from ivt_jax.model.masking import drop_words, mask_images, visible_words
 from ivt_jax.model.pixels import normalise, random_erase
 from ivt_jax.training.sharding import all_rows, batch_sharded, gathered, per_device
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What a step minimises, in two parts, so that features of many micro-batches can meet.
-
-    Its forms are the same with ever fewer tokens in the blocks, each for some keys alone.
-    """
+    """What a step minimises, in two parts, so that features of many micro-batches can meet."""
 
     features: Callable  # (model, batch, key) -> tree of arrays (B, ...)
     loss: Callable  # (features, identities (B,)) -> (scalar, dict of float32 scalars)
-    forms: tuple["Objective", ...] = ()
-    form: Callable | None = None  # key -> the place of its form, int32 scalar
 
     def __call__(self, model, batch: dict, key):
         """Both in one: the scalar loss of a batch and its metrics."""
@@ -46,7 +35,6 @@ def matching_objective(
     masking: dict,
     levels: str,
     lengths: tuple[int, ...] = (),
-    image_tokens: int = 0,
     **loss,
 ) -> Objective:
     """CMPM of the features of a batch, as `training.loop` differentiates it.
@@ -56,7 +44,6 @@ def matching_objective(
       erase: probability of random erasing, `config.data.erase`.
       masking: `config.masking`.
       lengths: the most tokens a text of each view has, () = as many as the batch has places.
-      image_tokens: of an image, its class token included; 0 = one form for all keys.
       levels: "joint" = one CMPM over all views, so every pair of one identity is a positive
         across levels (official code); "separate" = the sum of one CMPM a level (paper Fig. 2);
         "sentence", with its one view, is the baseline without MLA.
@@ -75,25 +62,12 @@ def matching_objective(
         total = sum(by_level.values())
         return total, {"loss": total, **by_level}
 
-    def form(key):
-        number = hidden_count(_keys(key)[2], image_tokens, ratio=masking["image_ratio"])
-        return jnp.searchsorted(jnp.array(removed), number.squeeze(), side="right") - 1
-
     features = functools.partial(masked_features, erase=erase, masking=masking, lengths=lengths)
-    removed = removals(image_tokens, ratio=masking["image_ratio"], **_kind(masking))
-    forms = [Objective(functools.partial(features, removed=n), matched) for n in removed]
-    return Objective(features, matched, tuple(forms), form)
+    return Objective(features, matched)
 
 
 def masked_features(
-    model: IVT,
-    batch: dict,
-    key,
-    *,
-    erase: float,
-    masking: dict,
-    lengths: tuple[int, ...] = (),
-    removed: int = 0,
+    model: IVT, batch: dict, key, *, erase: float, masking: dict, lengths: tuple[int, ...] = ()
 ):
     """Erases, embeds, masks and encodes every view of a batch, all in one pass over the blocks.
 
@@ -105,22 +79,19 @@ def masked_features(
       masking: strategy, draws and the two ratios, as `mask_images` and `visible_words` take them.
       lengths: the most tokens a text of each view has; texts of one length are encoded together
         and without the padding behind it, which changes nothing but the time. () = L each.
-      removed: hidden image tokens that are removed, as `mask_images` takes it; the same holds.
 
     Returns:
       image_features, text_features: (B, V, D) float32, not normalised.
     """
-    erase_key, dropout_key, mask_key, words_key, image_key, text_key = _keys(key)
-    options, ratio = _kind(masking), masking["text_ratio"]
+    erase_key, dropout_key, mask_key, image_key, text_key = jax.random.split(key, 5)
+    mask_key, words_key = jax.random.split(mask_key)
+    options = {name: masking[name] for name in ("strategy", "draws")}
+    ratio = masking["text_ratio"]
     views, length = batch["token_ids"].shape[1:]
     images = normalise(einops.rearrange(batch["images"], "b v h w c -> (b v) h w c"))
     images = random_erase(erase_key, images, probability=erase)
     tokens, mask = mask_images(
-        mask_key,
-        model.embed_image(images),
-        ratio=masking["image_ratio"],
-        removed=removed,
-        **options,
+        mask_key, model.embed_image(images), ratio=masking["image_ratio"], **options
     )
     parts = [Part(tokens, mask, "image", image_key)]
     ids = einops.rearrange(batch["token_ids"], "b v l -> (b v) l")
@@ -140,16 +111,6 @@ def masked_features(
     for own, text in zip(groups, texts, strict=True):
         by_view |= zip(own, jnp.unstack(_by_view(text, len(own)), axis=1), strict=True)
     return _by_view(image, views), jnp.stack([by_view[view] for view in range(views)], axis=1)
-
-
-def _keys(key):
-    """Of erasing, dropout, masking patches and words, and stochastic depth of images and texts."""
-    erase, dropout, masks, image, text = jax.random.split(key, 5)
-    return erase, dropout, *jax.random.split(masks), image, text
-
-
-def _kind(masking: dict) -> dict[str, str]:
-    return {name: masking[name] for name in ("strategy", "draws")}
 
 
 def _groups(lengths: tuple[int, ...]) -> dict[tuple[int, ...], int]:

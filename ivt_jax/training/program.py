@@ -57,7 +57,6 @@ def make_program(
         erase=config.data.erase,
         masking=config.masking.to_dict(),
         lengths=text_lengths(config, views=views),
-        image_tokens=model.image_tokens,
         **config.objective,
     )
     step = make_step(
