@@ -33,6 +33,7 @@ class StopRequest:
         self._previous = {}
 
     def __enter__(self) -> "StopRequest":
+        self._main = threading.get_ident()  # Python lets no other thread set what signals do
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         self._wakeup = signal.set_wakeup_fd(self._writer)  # written even while Python cannot run
@@ -92,7 +93,7 @@ class StopRequest:
         The system may give a signal to any thread, or just before the main thread falls asleep.
         """
         while self.signal and self._waiting:
-            signal.pthread_kill(threading.main_thread().ident, _NUDGE)
+            signal.pthread_kill(self._main, _NUDGE)
             if select.select([self._reader], [], [], 0.1)[0]:
                 break
         return os.read(self._reader, 16)
