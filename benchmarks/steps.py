@@ -49,9 +49,9 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--repetitions", type=int, default=7)
     options = parser.parse_args()
-    batch = _batch(options.pairs)
+    batch = make_batch(options.pairs)
     made = {
-        name: (_theirs if name == "pytorch" else _ours)(name, batch, options)
+        name: (make_theirs if name == "pytorch" else make_ours)(name, batch, options)
         for name in options.cases.split(",")
     }
     for step in made.values():
@@ -69,7 +69,8 @@ def main() -> None:
         print(f"| {name} | {statistics.median(found):.2f} s | {ratio:.2f} times as fast |")
 
 
-def _batch(pairs: int) -> dict[str, np.ndarray]:
+def make_batch(pairs: int) -> dict[str, np.ndarray]:
+    """A batch of drawn numbers: three images and three texts of lengths like the official ones."""
     rng = np.random.default_rng(0)
     real = rng.integers([8, 8, 24], [32, 32, LENGTH], (pairs, 3))
     mask = np.arange(LENGTH) < real[..., None]
@@ -82,7 +83,8 @@ def _batch(pairs: int) -> dict[str, np.ndarray]:
     }
 
 
-def _ours(case: str, batch: dict, options):
+def make_ours(case: str, batch: dict, options):
+    """A function that runs one step of our base model; `options` has dtype, depth and pairs."""
     config = base.get_config()
     config.model.update(layers="unroll", dtype=options.dtype, depth=options.depth)
     config.data.text_length = LENGTH
@@ -108,7 +110,8 @@ def _ours(case: str, batch: dict, options):
     return step
 
 
-def _theirs(case: str, batch: dict, options):
+def make_theirs(case: str, batch: dict, options):
+    """The same of PyTorch's, which has one case."""
     del case
     model = modeling_ivt.IVTModel(modeling_ivt.IVTConfig(depth=options.depth))
     for parameter in model.parameters():
