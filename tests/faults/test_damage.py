@@ -100,6 +100,7 @@ def test_another_model_is_refused_with_the_paths(data, run):
     assert "Traceback" not in output and (run / "config.json").read_text() == before
 
 
+@pytest.mark.chaos
 def test_a_changed_configuration_is_printed_and_goes_on_only_if_accepted(data, run):
     changed = ("--config.seed=5", "--config.data.sampler=shuffle", "--config.data.flip=0.25")
     output = finish("pretrain", data, run, *LONG, *changed, code=2)

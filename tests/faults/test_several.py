@@ -54,6 +54,7 @@ def test_processes_that_disagree_leave_together_with_a_sentence(data, tmp_path):
     assert not (tmp_path / "config.json").exists()
 
 
+@pytest.mark.chaos
 def test_a_folder_that_is_not_shared_is_found_out(data, tmp_path):
     processes = start_two(data, (tmp_path / "here",), (tmp_path / "there",))
     first, second = outputs(processes)
