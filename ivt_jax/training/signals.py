@@ -92,10 +92,9 @@ class StopRequest:
 
         The system may give a signal to any thread, or just before the main thread falls asleep.
         """
-        while self.signal and self._waiting:
+        # What wakes it comes to the reader as well: the pause before keeps this from spinning.
+        while self.signal and self._waiting and not select.select([self._reader], [], [], 0.1)[0]:
             signal.pthread_kill(self._main, _NUDGE)
-            if select.select([self._reader], [], [], 0.1)[0]:
-                break
         return os.read(self._reader, 16)
 
     def _go(self) -> None:
