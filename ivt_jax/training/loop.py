@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from ivt_jax.config import compare, difference, from_json, resolved_json, validate
+from ivt_jax.disk import replace_text
 from ivt_jax.errors import UserError
 from ivt_jax.retrieval.encoding import make_encoders, truncation_note
 from ivt_jax.retrieval.evaluate import encode_split, score
@@ -309,9 +310,7 @@ def _changes(saved: ConfigDict, config: ConfigDict) -> list[str]:
 
 
 def _store(workdir: Path, config: ConfigDict) -> None:
-    written = workdir / "config.tmp"
-    written.write_text(resolved_json(config))
-    written.replace(workdir / "config.json")
+    replace_text(workdir / "config.json", resolved_json(config))
 
 
 def _introduce(log, config, data, shapes, epoch_steps, total_steps, note) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ivt_jax.disk import replace_text
 from ivt_jax.training.events import EventFile
 from ivt_jax.training.files import PatientFile, outliving_a_full_disk
 
@@ -126,9 +127,7 @@ def cut_lines(path: Path, *, last_step: int) -> None:
     if not path.exists():
         return
     kept = [line for line in path.read_text().splitlines() if _step_of(line) <= last_step]
-    shorter = path.with_suffix(".tmp")
-    shorter.write_text("".join(f"{line}\n" for line in kept))
-    shorter.replace(path)
+    replace_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def _step_of(line: str) -> float:
