@@ -10,10 +10,12 @@ from ivt_jax.errors import UserError
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or what a folder lists, is on the disk."""
+    """Waits until a file, or what a folder lists, is on the disk; OSError that names it if not."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         os.close(descriptor)
 

@@ -25,9 +25,9 @@ class UserError(ValueError):
 EXIT_DIVERGED = 3
 EXIT_NO_CHECKPOINT = 4  # that can be used
 EXIT_UNUSABLE_DATA = 5
-EXIT_CANNOT_WRITE = 73  # nor read, for want of permission or space
+EXIT_CANNOT_WRITE = 73  # nor read, for want of permission, space or a sound disk
 EXIT_STALLED = 75
-_ACCESS_ERRNOS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+_ACCESS_ERRNOS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:
@@ -45,8 +45,8 @@ def explain(error: BaseException) -> tuple[str, int] | None:
 def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
     """Calls `main(argv)`; returns the exit code.
 
-    A UserError becomes a sentence on stderr, and so does a file that may not be read or written
-    or finds no space, with the notes that the error carries. Other errors pass.
+    A UserError becomes a sentence on stderr, and so does a file that may not be read or written,
+    finds no space or fails on the disk, with the notes that the error carries. Other errors pass.
     """
     try:
         return main(argv) or 0

@@ -126,8 +126,10 @@ def cut_lines(path: Path, *, last_step: int) -> None:
     """Drops lines after `last_step` and a torn last line, replacing the file atomically."""
     if not path.exists():
         return
-    kept = [line for line in path.read_text().splitlines() if _step_of(line) <= last_step]
-    replace_text(path, "".join(f"{line}\n" for line in kept))
+    text = path.read_text()
+    kept = "".join(f"{line}\n" for line in text.splitlines() if _step_of(line) <= last_step)
+    if kept != text:
+        replace_text(path, kept)
 
 
 def _step_of(line: str) -> float:

@@ -100,18 +100,28 @@ def test_a_disk_that_stays_full_ends_the_run_and_keeps_what_there_is(data, undis
 def test_a_disk_whose_fsync_fails_is_one_that_cannot_be_written(data, tmp_path):
     strace = ["strace", "-f", "-qq", "-o", str(tmp_path / "strace"), "-e", "trace=fsync"]
     strace += ["-e", "inject=fsync:error=EIO:when=1+"]
-    finished = subprocess.run(
-        [*strace, *command("pretrain", data, tmp_path / "run", *LONG)],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=2 * PATIENCE,
-        check=False,
-    )
-    assert finished.returncode == 73, finished.stderr
-    assert "CHECKPOINT 4 COULD NOT BE WRITTEN" in finished.stderr
-    assert saved_steps(tmp_path / "run") == []
+
+    def run_on_it(workdir):
+        finished = subprocess.run(
+            [*strace, *command("pretrain", data, workdir, *LONG)],
+            cwd=ROOT,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=2 * PATIENCE,
+            check=False,
+        )
+        assert finished.returncode == 73, finished.stderr
+        return finished.stderr
+
+    fresh, begun = tmp_path / "fresh", tmp_path / "begun"
+    told = run_on_it(fresh)
+    assert "Traceback" not in told
+    assert "cannot read or write" in told and f"{fresh}/config.json" in told
+    assert saved_steps(fresh) == []
+    finish("pretrain", data, begun, *LONG, "--config.training.stop_after=2")
+    assert "CHECKPOINT 4 COULD NOT BE WRITTEN" in run_on_it(begun)
+    assert saved_steps(begun) == [2]
 
 
 @pytest.mark.chaos

@@ -152,6 +152,7 @@ def test_a_worker_that_fails_at_the_same_sample_again_ends_the_run(data, tmp_pat
     # A worker that dies takes the batches with it that it had made ahead.
     given_up = re.search("batch ([2-4]) could not be read 3 times in a row", output)
     assert given_up, output
-    assert STEPS > len(re.findall("^step ", output, re.MULTILINE)) >= int(given_up[1]), output
+    told = len(re.findall("^step ", output, re.MULTILINE))  # each is told one step late
+    assert STEPS > told >= int(given_up[1]) - 1, output
     if action == "sleep":
         assert re.search(r"sample 35, synthetic_scenes, \S+ hangs", output)
