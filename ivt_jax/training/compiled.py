@@ -123,6 +123,8 @@ class _Program:
             return 0
         if 'custom_call_target="AllocateBuffer"' in line.rest:
             return 0
+        if line.opcode.removesuffix("-start") in _SLICES and line.result.startswith("(("):
+            return _fetched(line.result)
         if line.opcode.endswith("-start"):  # the result names source, destination and a flag
             return _bytes(line.result)
         if line.opcode == "fusion":
@@ -233,6 +235,14 @@ def _bytes(result: str, *, any_space: bool = False) -> int:
         if any_space or not re.search(r"S\([1-9]", layout):
             total += _bits(dtype) * math.prod(int(n) for n in sizes.split(",") if n) // 8
     return total
+
+
+def _fetched(result: str) -> int:
+    """Bytes moved by an asynchronous slice; its type is ((whole source, ...), slice, flag)."""
+    source = result[1 : 1 + _closing(result[1:])]
+    found = _ARRAY.search(result, 1 + len(source))
+    part = found[0] if found else ""
+    return _bytes(part) + _bytes(part, any_space=True) * (_bytes(source) > 0)
 
 
 def _bits(dtype: str) -> int:
