@@ -94,6 +94,16 @@ def test_a_table_without_identities_numbers_its_images(tmp_path, form):
     assert not faults
 
 
+def test_without_identities_no_two_splits_share_one(tmp_path):
+    photos(tmp_path)
+    path = tmp_path / "mine.csv"
+    rows = [(0, "train"), (1, "train"), (0, "val"), (2, "test"), (1, "test")]
+    write_table(path, [{"caption": "x", "image": f"{n}.jpg", "split": s} for n, s in rows])
+    found = [checked(split)[0] for split in own_splits("table", path, dataset="mine").values()]
+    numbers = [number for split in found for _, _, number in read(split).values()]
+    assert sorted(numbers) == [0, 1, 2, 3, 4]
+
+
 def test_a_list_of_captions_in_a_row(tmp_path):
     photos(tmp_path)
     (tmp_path / "a.jsonl").write_text('{"image": "1.jpg", "caption": ["a", "b"]}')

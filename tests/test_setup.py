@@ -34,6 +34,14 @@ def test_a_bad_image_is_listed_once_with_its_reason(tmp_path):
     assert "no photo" in line["detail"] and len(said) == 1
 
 
+def test_a_bad_image_that_cannot_be_listed_is_told_and_ends_nothing(tmp_path):
+    said = []
+    data = data_of([{}, {"key": "a.jpg", "image": b"no photo"}])
+    batch = {"substituted": np.array([[1, 1]]), "truncated": np.zeros((1, 3), bool)}
+    data.report(batch, tmp_path / "gone" / "substituted.jsonl", said.append)
+    assert "a.jpg" in said[0] and "cannot be written: No such file" in said[0]
+
+
 @pytest.mark.parametrize(
     ("lengths", "told"),
     [

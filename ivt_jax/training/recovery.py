@@ -5,6 +5,7 @@ same decisions again.
 """
 
 import json
+import logging
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -109,7 +110,10 @@ class Recovery:
                 }
             )
         norms = dict(zip(names, map(_number, parameters), strict=True))
-        file.write_text(json.dumps({"parameter_norms": norms, "steps": steps}, indent=1))
+        try:
+            file.write_text(json.dumps({"parameter_norms": norms, "steps": steps}, indent=1))
+        except OSError as error:  # a report is no reason to end a run
+            logging.error("%s cannot be written: %s", file, error.strerror)
         return file
 
 

@@ -122,9 +122,13 @@ class Data:
         for line in to_first("substituted", found):
             if file.exists() and line in file.read_text():
                 continue
-            with file.open("a") as lines:
-                lines.write(line + "\n")
-            say(f"unreadable image replaced by the next entry: {line} (listed in {file})")
+            try:
+                with file.open("a") as lines:
+                    lines.write(line + "\n")
+                listed = f"listed in {file}"
+            except OSError as error:  # a report is no reason to end a run
+                listed = f"not listed, as {file.name} cannot be written: {error.strerror}"
+            say(f"unreadable image replaced by the next entry: {line} ({listed})")
 
     def _count_bad(self, samples: int, bad: int, file: Path) -> None:
         self.recent.append((samples, bad))

@@ -112,13 +112,15 @@ def _table_splits(path: Path, *, root: Path, dataset: str) -> dict[str, Split]:
         first = f"; {faults[0].key}: {faults[0].detail}" if faults else ""
         raise DataError(f"{path} has no usable row{first}")
     kept = {split: found for split, found in places.items() if found[1]}
-    splits = {}
+    splits, first = {}, 0
     for split, (values, keys) in kept.items():
         groups = grouped_rows(
             np.frombuffer(values, np.int64).reshape(-1, 2), np.frombuffer(keys, np.int64)
         )
         rows = Rows((groups,), faults if split == next(iter(kept)) else [])
-        splits[split] = rows_split(rows, _load_rows, path, columns, root, dataset, with_identity)
+        unknown = None if with_identity else first
+        splits[split] = rows_split(rows, _load_rows, path, columns, root, dataset, unknown)
+        first += len(groups)
     print(f"{path}: a table of {sum(len(split.items) for split in splits.values()):,} photos")
     return splits
 
@@ -215,7 +217,7 @@ def _load_rows(
     columns: list[str],
     root: Path,
     dataset: str,
-    with_identity: bool,
+    first: int | None,
     number: int,
     places: list[list[int]],
 ) -> dict[str, Any]:
@@ -227,5 +229,6 @@ def _load_rows(
     key = rows[0].image
     image = read_file(root / key, key)
     captions = [caption for row in rows for caption in row.captions]
-    identity = rows[0].identity if with_identity and rows[0].identity is not None else number
-    return new_record(image, captions, identity=identity, source=dataset, key=key)
+    # Without identities a photo is its own, and none of another split's.
+    identity = rows[0].identity if first is None else first + number
+    return new_record(image, captions, identity=identity or 0, source=dataset, key=key)
