@@ -3,7 +3,8 @@
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ivt_jax.errors import UserError
@@ -27,6 +28,13 @@ def replace_text(file: Path, text: str) -> None:
     sync(unfinished)
     unfinished.replace(file)
     sync(file.parent)
+
+
+def patiently(call: Callable[[], object], *, seconds: float = 5.0) -> None:
+    """Calls, in a thread of its own, what a dead disk may hold up; waits no longer than this."""
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
 
 
 @contextlib.contextmanager

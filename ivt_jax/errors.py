@@ -8,6 +8,7 @@ saving. All processes of a run leave with the code of the first; one that the ot
 or its network) ends them by SIGABRT, 134 in a shell. After 75, 134 and 143, start again.
 """
 
+import contextlib
 import errno
 import os
 import sys
@@ -57,6 +58,11 @@ def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
         told = explain(error)
         if not told:
             raise
-        said = told[0] if isinstance(error, KeyboardInterrupt) else f"error: {told[0]}"
-        print(said, file=sys.stderr)
+        complain(told[0] if isinstance(error, KeyboardInterrupt) else f"error: {told[0]}")
         return told[1]
+
+
+def complain(text: str) -> None:
+    """Says it on stderr; one that cannot be written keeps nobody from leaving with a code."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)

@@ -1,5 +1,6 @@
 """What a checkpoint promises: bit-equal on any mesh, never torn, never silently forgotten."""
 
+import json
 import shutil
 import sys
 
@@ -10,6 +11,8 @@ import optax
 import pytest
 
 from ivt_jax.errors import UserError
+from ivt_jax.training import checkpoint as checkpoint_module
+from ivt_jax.training import integrity
 from ivt_jax.training.checkpoint import (
     Checkpoints,
     choose_step,
@@ -237,6 +240,33 @@ def test_damage_to_all_is_an_error_and_never_a_fresh_start(tmp_path):
         error = refusal(restore, tmp_path, fresh_state(2))
         assert error.exit_code == 4
         assert "holds no good checkpoint; damaged are 1.corrupt, 2.corrupt" in str(error)
+
+
+@pytest.mark.parametrize("own", [PermissionError(13, "Permission denied"), None])
+def test_a_step_whose_files_are_whole_is_never_set_aside(tmp_path, monkeypatch, own):
+    """One process that cannot read it is at fault, not the step; it may be another than this."""
+    save(tmp_path, {1: None, 2: None})
+
+    def told(checkpoints, error):
+        asked.append(error)
+        return "process 1: too many open files" if len(asked) == 2 else ""
+
+    asked = []
+    if own:
+        monkeypatch.setattr(checkpoint_module, "read_arrays", raising(own))
+    monkeypatch.setattr(Checkpoints, "_any", told)
+    error = refusal(restore, tmp_path, fresh_state(2))
+    assert error.exit_code == 4 and "though its files are whole" in str(error)
+    assert asked[1] is own and saved_steps(tmp_path) == [1, 2]
+
+
+def test_all_that_a_manifest_names_is_on_the_disk_before_it(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(integrity, "sync", lambda path: synced.append(path))
+    save(tmp_path, {1: None})
+    manifest = json.loads((tmp_path / "integrity" / "1.json").read_text())
+    folder = tmp_path / "checkpoints" / "1"
+    assert {folder / name for name in manifest["files"]} <= set(synced)
 
 
 def test_a_step_without_readable_metrics_cannot_be_the_best(tmp_path):

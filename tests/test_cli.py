@@ -89,6 +89,14 @@ def test_files_out_of_reach_are_a_sentence_and_other_faults_are_not(capsys):
         run(absent, [])
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_sentence_that_cannot_be_said_changes_no_exit_code():
+    with open("/dev/full", "w") as full:
+        script = [sys.executable, "-m", "ivt_jax", "verify", "--run=/nowhere"]
+        done = subprocess.run(script, cwd=ROOT, stderr=full, stdout=subprocess.PIPE, check=False)
+    assert done.returncode == 4
+
+
 def test_output_may_be_cut_by_its_reader():
     script = f"{sys.executable} -m ivt_jax --help | true"
     done = subprocess.run(script, shell=True, cwd=ROOT, capture_output=True, text=True)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -26,7 +27,8 @@ def write(folder, **holder) -> None:
 
 def held_by(pid: int, host: str | None = None) -> dict:
     host = host or os.uname().nodename
-    return {"host": host, "pid": pid, "born": lock_module._born(pid), "started": "today"}
+    holder = {"host": host, "pid": pid, "born": lock_module._born(pid), "started": "today"}
+    return holder | {"space": lock_module._process_space()}
 
 
 def test_a_lock_is_taken_beaten_and_released(tmp_path):
@@ -50,6 +52,17 @@ def test_a_dead_holder_is_replaced_with_a_note(tmp_path, other):
     other.kill()
     other.wait()
     assert f"left behind by process {other.pid}" in Lock(tmp_path).note
+
+
+def test_a_container_on_a_host_of_this_name_is_watched_and_not_looked_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock_module, "SILENCE", 0.5)
+    holder = held_by(os.getpid()) | {"space": "pid:[1]"}
+    write(tmp_path, **holder, beats=0)
+    thread = threading.Timer(0.2, write, [tmp_path], {**holder, "beats": 1})
+    thread.start()
+    with pytest.raises(UserError, match="is in use"):
+        Lock(tmp_path)
+    thread.join()
 
 
 def test_another_process_of_the_same_number_is_not_the_holder(tmp_path, other):

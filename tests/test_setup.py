@@ -1,5 +1,6 @@
 """What a run tells of bad images, and of a damaged configuration."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 from typing import Any, cast
@@ -32,6 +33,17 @@ def test_a_bad_image_is_listed_once_with_its_reason(tmp_path):
     line = json.loads(file.read_text())
     assert (line["dataset"], line["key"], line["reason"]) == ("cc3m", "a.jpg", "not-an-image")
     assert "no photo" in line["detail"] and len(said) == 1
+
+
+def test_a_damaged_record_has_an_origin(monkeypatch):
+    class Torn:
+        def __getitem__(self, index):
+            raise RuntimeError(f"Corrupted record {index}")
+
+    place = SimpleNamespace(entries=np.array([[4, 0]]), order=[0], source=Torn())
+    data = dataclasses.replace(data_of(None), datasets=cast(Any, [place]))
+    monkeypatch.setattr("ivt_jax.training.setup.sample_places", lambda *_: {9: (0, 0)})
+    assert data.origin(9) == {"dataset": "cc3m", "key": "record 4"}
 
 
 def test_a_bad_image_that_cannot_be_listed_is_told_and_ends_nothing(tmp_path):

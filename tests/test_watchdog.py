@@ -1,10 +1,13 @@
 """Deadlines and the comparison of processes, without a run around them."""
 
 import threading
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from ivt_jax.disk import patiently
 from ivt_jax.training import watchdog
 from ivt_jax.training.lifecycle import _Pace
 from ivt_jax.training.watchdog import Watchdog
@@ -55,6 +58,29 @@ def test_no_progress_writes_stacks_and_leaves_but_progress_does_not(tmp_path, mo
     assert code == 75 and "in data 7" in text
     stacks = (tmp_path / "stalls" / "process-0.txt").read_text()
     assert "test_watchdog.py" in stacks
+
+
+def test_a_lock_on_a_dead_disk_holds_up_no_deadline(tmp_path, monkeypatch):
+    monkeypatch.setattr(watchdog, "TICK", 0.02)
+    monkeypatch.setattr(watchdog, "BEAT", 0.02)
+    left, over, mended = [], threading.Event(), threading.Event()
+
+    def leave(text, code):
+        left.append(code)
+        over.set()
+
+    with dog(tmp_path, leave, data=0.5, step_limit=0.0) as watched:
+        watched.lock = cast(Any, SimpleNamespace(beat=mended.wait))
+        watched.enter("data", 7)
+        assert over.wait(60) and left[0] == 75
+        mended.set()
+
+
+def test_what_a_dead_disk_holds_up_is_not_waited_for():
+    mended = threading.Event()
+    patiently(mended.wait, seconds=0.05)
+    assert not mended.is_set()
+    mended.set()
 
 
 def steps(pace: _Pace, own: list[float], count: int) -> list[str]:

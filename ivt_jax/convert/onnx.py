@@ -31,9 +31,7 @@ def write_onnx(folder: Path, params: dict, config: IVTConfig) -> float:
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(
-            f"--to=onnx needs {', '.join(missing)}: pip install '.[onnx]'"
-        )
+        raise UserError(f"--to=onnx needs {', '.join(missing)}: pip install '.[onnx]'")
     import torch
 
     twin = make_twin(params, config)

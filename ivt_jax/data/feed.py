@@ -6,7 +6,9 @@ makes the same ones. Nothing here knows how batches are made.
 
 import contextlib
 import multiprocessing
+import os
 import queue
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -91,6 +93,19 @@ class Feed:
             return _within(self._deadline, lambda: next(self._batches))
         except queue.Empty:
             raise TimeoutError from None
+
+
+def serve(*_) -> None:
+    """A reading process leaves Ctrl-C to the main one, which saves, and does not outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
 
 
 def hanging_sample(

@@ -6,7 +6,6 @@ resuming needs the step alone. Nothing here imports JAX: reading processes load 
 """
 
 import dataclasses
-import signal
 from typing import Any
 
 import grain
@@ -14,6 +13,7 @@ import numpy as np
 from absl import flags
 
 from ivt_jax.data.cache import Cache
+from ivt_jax.data.feed import serve
 from ivt_jax.data.images import ImageError, View, decode_resized, drawn_views, write_view
 from ivt_jax.data.records import DataError, RecordSource, entries
 from ivt_jax.data.sampling import IdentityOrder, ShuffledOrder, uniform
@@ -343,11 +343,6 @@ def training_samples(
     )
 
 
-def _ignore_interrupt(*_) -> None:
-    """Ctrl-C reaches a whole process group; only the main process answers, by saving."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def training_batches(
     datasets: list[TrainingEntries],
     weights: list[float],
@@ -394,6 +389,6 @@ def training_batches(
         flags.FLAGS.mark_as_parsed()  # Grain reads one when it starts processes
         stream = stream.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch),
-            worker_init_fn=_ignore_interrupt,
+            worker_init_fn=serve,
         )
     return iter(stream)

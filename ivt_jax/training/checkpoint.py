@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from ivt_jax.disk import sync
 from ivt_jax.errors import EXIT_CANNOT_WRITE, EXIT_DIVERGED, EXIT_NO_CHECKPOINT, UserError
 from ivt_jax.training import integrity, steps
 from ivt_jax.training.cluster import exchange, from_first, is_first, process
@@ -47,6 +48,7 @@ FAILURES = 3  # saves in a row that may fail, the last of which ends the run
 _WRITE_FAULT = re.compile("RESOURCE_EXHAUSTED|PERMISSION_DENIED|No space left|os_error_code")
 _BARRIERS = ("async_write_complete", "async_commit_complete")  # of a save, as Orbax calls them
 _PATIENCE = 1200  # seconds until a process that does not come to one is given up
+_LAST_WORDS = 8  # errors that Orbax may still hold of one save
 # Loggers that print a traceback for every array of a save that failed, and how each begins.
 _DROWNING = (("asyncio", "Task exception was never retrieved"), ("absl", "[process="))
 
@@ -95,6 +97,7 @@ class Checkpoints:
     def __exit__(self, *_):
         if self._thread:
             self._thread.join()
+        self._forget()
         self._writer.close()
         for name, _ in _DROWNING:
             logging.getLogger(name).removeFilter(_says_more)
@@ -141,9 +144,11 @@ class Checkpoints:
 
     def _start(self, step: int, arrays: dict[str, Any], texts: dict[str, Any]) -> None:
         error = None
+        self._forget()
         try:
             if self._chief:
                 steps.clear_way(self.run, step)
+                steps.check_room(self.run)
         except OSError as caught:
             error = caught
         reason = self._any(error)  # in Orbax the others would wait for ever
@@ -152,6 +157,12 @@ class Checkpoints:
         saved = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
         saved |= {name: ocp.args.JsonSave(item) for name, item in texts.items()}
         self._writer.save(self.folder / str(step), args=ocp.args.Composite(**saved))
+
+    def _forget(self) -> None:
+        """Takes out of Orbax what it would still raise of earlier saves, which was told then."""
+        for _ in range(_LAST_WORDS):
+            with contextlib.suppress(Exception):
+                return self._writer.wait_until_finished()
 
     def _meet(self, *, key: str, timeout_ms: int) -> None:
         """A barrier of Orbax's: here a process can tell that its part failed, and then all do."""
@@ -187,6 +198,9 @@ class Checkpoints:
             self._fail(error)
 
     def _write_manifest(self, step: int) -> None:
+        # Orbax wrote its own files, and the step's name, after the arrays were safe.
+        integrity.sync_tree(self.folder / str(step))
+        sync(self.folder)
         integrity.write_manifest(self.folder / str(step), steps.manifest_file(self.run, step))
 
     def _fail(self, error: Exception) -> None:
@@ -299,14 +313,11 @@ class Checkpoints:
 
     def _restore(self, step: int, target: TrainState) -> TrainState:
         """One step, verified; Damaged on every process if it is so for one."""
-        problem, whole = None, False
-        try:
+        whole = False
+        with self._agreed_damage():
             if self._chief:
                 whole = proven(self.run, step)
-        except Damaged as error:
-            problem = error
-        if reason := self._any(problem):
-            raise Damaged(reason)
+        whole = bool(from_first(f"whole/{self._asked}", "yes" if whole else ""))
         arrays, error = None, None
         try:
             arrays = read_arrays(
@@ -316,20 +327,35 @@ class Checkpoints:
             raise
         except Exception as caught:  # whatever a damaged file makes Orbax raise
             error = caught
-        if error and (whole or isinstance(error, MemoryError)):
-            raise UserError(
-                f"checkpoint {self.folder / str(step)} cannot be restored, though its files are "
-                f"whole: {first_line(error)}",
-                exit_code=EXIT_NO_CHECKPOINT,
-            ) from error
+        if isinstance(error, MemoryError):
+            raise self._unreadable(step, first_line(error)) from error
         if reason := self._any(error):
-            raise Damaged(reason)
+            raise (self._unreadable(step, reason) if whole else Damaged(reason)) from error
         assert arrays is not None
-        compare(self.run, step, arrays)
+        with self._agreed_damage():
+            compare(self.run, step, arrays)
         if self._chief and not whole and integrity.read_record(self.folder / str(step)):
             self._write_manifest(step)
         placed = jax.device_put(jax.numpy.int32(step), target.step.sharding)
         return TrainState(placed, arrays["params"], arrays["optimizer"])
+
+    @contextlib.contextmanager
+    def _agreed_damage(self):
+        """Damaged on every process if one raises it inside."""
+        problem = None
+        try:
+            yield
+        except Damaged as error:
+            problem = error
+        if reason := self._any(problem):
+            raise Damaged(reason)
+
+    def _unreadable(self, step: int, reason: str) -> UserError:
+        return UserError(
+            f"checkpoint {self.folder / str(step)} cannot be restored, though its files are "
+            f"whole: {reason}",
+            exit_code=EXIT_NO_CHECKPOINT,
+        )
 
 
 def _says_more(record: logging.LogRecord) -> bool:

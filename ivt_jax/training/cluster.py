@@ -11,7 +11,6 @@ import re
 import secrets
 import signal
 import socket
-import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ import jax
 from jax._src import distributed  # the public module hides the client that the store needs
 from jax._src.clusters import ClusterEnv
 
-from ivt_jax.errors import EXIT_STALLED, UserError, explain
+from ivt_jax.errors import EXIT_STALLED, UserError, complain, explain
 from ivt_jax.training.rollcall import Place, call_roll
 
 PATIENCE = 1800.0  # seconds for others to come to the same point of the start
@@ -208,8 +207,8 @@ def _leave(error: BaseException) -> None:
     """Tells the others and ends this process: an exit in order would wait for them."""
     text, code = _words(error)
     if code == 1:
-        traceback.print_exception(error)
-    print(f"error: {text}", file=sys.stderr, flush=True)
+        complain("".join(traceback.format_exception(error)))
+    complain(f"error: {text}")
     part(text, code)
 
 

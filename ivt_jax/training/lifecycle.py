@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from ivt_jax.disk import patiently
 from ivt_jax.training import cluster
 from ivt_jax.training.faults import strike
 from ivt_jax.training.lock import Lock
@@ -63,15 +64,17 @@ class Lifecycle:
     def __exit__(self, *_):
         self._watchdog.__exit__()
         self._stop.__exit__()
-        if self._lock:
-            self._lock.release()
+        patiently(self._release)
 
     def leave(self, text: str, code: int) -> None:
         """Ends this process, and all others of the run, without waiting for the main thread."""
+        patiently(self._release)
+        cluster.part(text, code)
+
+    def _release(self) -> None:
         if self._lock:
             with contextlib.suppress(OSError):
                 self._lock.release()
-        cluster.part(text, code)
 
     def connect(self, mesh) -> None:
         """Tells the mesh that processes agree over, and connects them while all are here.

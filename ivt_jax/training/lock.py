@@ -1,7 +1,7 @@
 """One job a work directory: a lock file that its holder keeps alive, and that outlives no holder.
 
 The file holds host, process, the process's start and a count of beats. A holder on this host is
-looked up; on another host it lives as long as the count goes up.
+looked up; on another host, or in another container, it lives as long as the count goes up.
 """
 
 import json
@@ -30,6 +30,7 @@ class Lock:
         self._beats = 0
         self._mine = {
             "host": socket.gethostname(),
+            "space": _process_space(),
             "pid": os.getpid(),
             "born": _born(os.getpid()),
             "started": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
@@ -82,7 +83,7 @@ class Lock:
         return held if isinstance(held, dict) else {}
 
     def _alive(self, holder: dict) -> bool:
-        if holder.get("host") == self._mine["host"]:
+        if all(holder.get(name) == self._mine[name] for name in ("host", "space")):
             pid = holder.get("pid")
             return pid != os.getpid() and _born(pid) == holder.get("born") != ""
         deadline = time.monotonic() + SILENCE
@@ -108,6 +109,14 @@ class Lock:
             f"took over a lock left behind by process {holder.get('pid')} on "
             f"{holder.get('host')}, started {holder.get('started')}"
         )
+
+
+def _process_space() -> str:
+    """Containers may share a host's name, but not the numbers of its processes."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
 
 
 def _born(pid: object) -> str:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from ivt_jax.config import compare, difference, from_json, resolved_json, validate
-from ivt_jax.disk import replace_text
+from ivt_jax.disk import replace_text, sync
 from ivt_jax.errors import UserError
 from ivt_jax.retrieval.encoding import make_encoders, truncation_note
 from ivt_jax.retrieval.evaluate import encode_split, score
@@ -285,6 +285,7 @@ def _claim(workdir: Path, config: ConfigDict, data: Data) -> list[str]:
     if not file.is_file():
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "vocab.txt").write_bytes(data.tokenizer.path.read_bytes())
+        sync(workdir / "vocab.txt")
         _store(workdir, config)
         return []
     changed = _changes(from_json(file.read_text()), config)

@@ -84,7 +84,11 @@ class Data:
         number, place = sample_places(self.datasets, self.weights)[sample]
         entries = self.datasets[number]
         record = int(entries.entries[entries.order[place]][0])
-        return {"dataset": self.names[number], "key": entries.source[record]["key"]}
+        try:
+            key = entries.source[record]["key"]
+        except (RuntimeError, IndexError):  # damaged: training has replaced it
+            key = f"record {record}"
+        return {"dataset": self.names[number], "key": key}
 
     def report(self, batch: dict[str, np.ndarray], file: Path, say: Callable[[str], None]) -> None:
         """Takes the counts out of a batch; bad records are listed in `file` and said aloud.

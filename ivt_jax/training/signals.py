@@ -5,9 +5,10 @@ import logging
 import os
 import select
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
+
+from ivt_jax.errors import complain
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 _NUDGE = signal.SIGURG  # means nothing to a process that does not ask for it
@@ -100,5 +101,5 @@ class StopRequest:
     def _go(self) -> None:
         assert self.signal
         text = f"stopped by {self.signal.name} before there was anything new to save"
-        print(f"error: {text}", file=sys.stderr, flush=True)
+        complain(f"error: {text}")
         self._leave(text, 128 + self.signal)

@@ -56,6 +56,16 @@ def clear_way(run: Path, step: int) -> None:
     manifest_file(run, step).unlink(missing_ok=True)
 
 
+def check_room(run: Path) -> None:
+    """Raises OSError where no new folder or file finds room."""
+    trial = Path(run) / FOLDER / f"trial{_REMOVING}"
+    trial.mkdir(exist_ok=True)
+    try:
+        (trial / "file").write_bytes(bytes(512))
+    finally:
+        shutil.rmtree(trial)
+
+
 def remove(run: Path, step: int) -> None:
     """Deletes a step. One rename ends it as a checkpoint, so a kill never leaves half of one."""
     gone = step_folder(run, step)

@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from ivt_jax.errors import EXIT_STALLED
+from ivt_jax.disk import patiently
+from ivt_jax.errors import EXIT_STALLED, complain
 from ivt_jax.training import cluster
 from ivt_jax.training.lock import BEAT, Lock
 
@@ -54,6 +55,7 @@ class Watchdog:
         self._doing, self._since, self._number = "startup", 0.0, 0
         self._clock = 0.0  # seconds that this process has run: not those of a suspended machine
         self._over = threading.Event()
+        self._beater = threading.Thread()  # none yet
 
     def __enter__(self) -> "Watchdog":
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -63,6 +65,8 @@ class Watchdog:
     def __exit__(self, *_):
         self._over.set()
         self._thread.join()
+        if self._beater.is_alive():
+            self._beater.join(5.0)
 
     def enter(self, doing: str, number: int = 0) -> None:
         """The main thread begins "startup", "data", "step", "evaluation" or "save" `number`."""
@@ -89,9 +93,11 @@ class Watchdog:
             now = time.monotonic()
             self._clock += min(now - before, 2 * TICK)
             before = now
-            if self.lock and now - beaten >= BEAT:
+            if self.lock and now - beaten >= BEAT and not self._beater.is_alive():
                 beaten = now
-                self._beat(self.lock)
+                # A dead disk holds up this one, and nobody else.
+                self._beater = threading.Thread(target=self._beat, args=(self.lock,), daemon=True)
+                self._beater.start()
             self._follow()
             self._check()
 
@@ -99,7 +105,7 @@ class Watchdog:
         with contextlib.suppress(OSError):  # a full disk is no reason to end
             if not lock.beat():
                 words = f"{lock.file} is another run's by now: this one was taken for dead"
-                self._say(f"error: {words}")
+                complain(f"error: {words}")
                 self._leave(words, EXIT_STALLED)
 
     def _follow(self) -> None:
@@ -108,7 +114,7 @@ class Watchdog:
             number, text, code = gone
             if code == EXIT_STALLED:
                 self._dump()
-            self._say(f"error: process {number}: {text}")
+            complain(f"error: process {number}: {text}")
             self._leave(text, code)
 
     def _check(self) -> None:
@@ -122,11 +128,15 @@ class Watchdog:
             f"stacks of every thread are in {self.file.parent}"
         )
         self._dump()
-        self._say(f"error: {text}")
+        complain(f"error: {text}")
         self._leave(text, EXIT_STALLED)
 
     def _dump(self) -> None:
-        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
+            faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        patiently(self._write_stacks)
+
+    def _write_stacks(self) -> None:
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with self.file.open("w") as file:
@@ -134,7 +144,4 @@ class Watchdog:
                 file.flush()
                 faulthandler.dump_traceback(file=file, all_threads=True)
         except OSError as error:  # a dead disk may be what stalled the run
-            self._say(f"the stacks could not be written: {error}")
-
-    def _say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+            complain(f"the stacks could not be written: {error}")

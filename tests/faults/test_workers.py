@@ -142,6 +142,19 @@ def test_a_worker_struck_from_outside_changes_nothing(data, undisturbed, tmp_pat
 
 
 @pytest.mark.chaos
+def test_a_worker_does_not_outlive_its_run(data, tmp_path):
+    process = start("pretrain", data, tmp_path, *LONG, *WORKER)
+    wait_for_step(tmp_path, 5, process)
+    (worker,) = workers(process)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + PATIENCE
+    while Path(f"/proc/{worker}/stat").exists():
+        assert time.monotonic() < deadline, "the worker is still there"
+        time.sleep(0.1)
+
+
+@pytest.mark.chaos
 @pytest.mark.parametrize("action", ["kill", "raise", "sleep"])
 def test_a_worker_that_fails_at_the_same_sample_again_ends_the_run(data, tmp_path, action):
     options = (*LONG, *WORKER, "--config.data.worker_deadline=25")

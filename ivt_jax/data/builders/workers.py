@@ -66,9 +66,7 @@ def in_beam(tasks: Sequence[Task], *, options: Sequence[str]) -> Generator[Part,
             PipelineOptions,
         )
     except ModuleNotFoundError as error:
-        raise UserError(
-            "--beam needs Apache Beam: pip install '.[beam]'"
-        ) from error
+        raise UserError("--beam needs Apache Beam: pip install '.[beam]'") from error
     with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
         shards = pipeline | "Tasks" >> beam.Create(list(tasks)) | beam.Reshuffle()
         shards | "Write" >> beam.Map(write_shard)  # pyright: ignore[reportUnusedExpression]
