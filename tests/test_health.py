@@ -7,6 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
+from ivt_jax.training.checkpoint import Checkpoints, saved_steps
 from ivt_jax.training.health import guarded
 from ivt_jax.training.state import TrainState, make_step
 
@@ -139,3 +140,14 @@ def test_spikes_do_not_count_before_the_window_is_full():
     factors = [1.0] * (WINDOW - 1) + [100.0]
     states, _ = run(factors, sigmas=6.0)
     assert counts(states[-1])["spikes"] == 0
+
+
+def test_a_step_from_before_a_row_of_bad_ones_is_kept(tmp_path):
+    states, _ = run([1.0, 1.0, np.nan, np.nan, 1.0])
+    kept = []
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        for state in states[1:]:
+            checkpoints.save(state, metrics={"score": -1.0})
+            checkpoints.wait()
+            kept.append(saved_steps(tmp_path))
+    assert kept == [[1], [2], [2, 3], [2, 4], [5]], "the run may have to go back to step 2"

@@ -19,6 +19,7 @@ from ivt_jax.errors import EXIT_CANNOT_WRITE, EXIT_DIVERGED, EXIT_NO_CHECKPOINT,
 from ivt_jax.training import integrity, steps
 from ivt_jax.training.cluster import exchange, from_first, is_first, process
 from ivt_jax.training.faults import fill_disk, strike
+from ivt_jax.training.health import counts
 from ivt_jax.training.integrity import RECORD, Damaged
 from ivt_jax.training.restore import (
     choose_step,
@@ -116,7 +117,9 @@ class Checkpoints:
         self._saves, self._barriers = self._saves + 1, [*_BARRIERS]
         strike("save.begin", step, process=process())
         fill_disk(strike("save.full", step, process=process()))
-        items = {"config": self._config, "metrics": {"score": -1.0, **metrics}}
+        in_row = int(counts(state.opt_state).get("skipped_in_row", 0))
+        noted = {"score": -1.0, **metrics, **({"skipped_in_row": in_row} if in_row else {})}
+        items = {"config": self._config, "metrics": noted}
         arrays = {"params": state.params, "optimizer": state.opt_state}
         leaves, broken = integrity.fingerprints(arrays)
         if broken:
@@ -249,15 +252,17 @@ class Checkpoints:
 
     def _prune(self) -> None:
         """Deletes all but the newest and the best; a step of unreadable metrics stays."""
-        scores = {}
+        found = {}
         for step in saved_steps(self.run):
             try:
-                scores[step] = saved_metrics(self.run, step)["score"]
+                found[step] = saved_metrics(self.run, step)
             except UserError as error:
                 logging.error("%s", error)
-        best = max(scores, key=lambda step: (scores[step], step), default=None)
-        for step in sorted(scores)[: -self._keep]:
-            if step != best:
+        best = max(found, key=lambda step: (found[step]["score"], step), default=None)
+        # A row of skipped steps that grows too long sends the run back to before it.
+        calm = [step for step, metrics in found.items() if not metrics.get("skipped_in_row")]
+        for step in sorted(found)[: -self._keep]:
+            if step not in (best, *calm[-1:]):
                 steps.remove(self.run, step)
 
     def restore_newest(
