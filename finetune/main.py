@@ -3,7 +3,7 @@
 import sys
 
 from ivt_jax.config import parse_command_line
-from ivt_jax.errors import run
+from ivt_jax.errors import end, run
 
 USAGE = "python -m finetune.main --config=configs/cuhk_pedes.py --workdir=runs/cuhk"
 
@@ -21,4 +21,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, sys.argv[1:]))
+    end(run(main, sys.argv[1:]))

@@ -8,11 +8,14 @@ saving. All processes of a run leave with the code of the first; one that the ot
 or its network) ends them by SIGABRT, 134 in a shell. After 75, 134 and 143, start again.
 """
 
+import atexit
 import contextlib
 import errno
 import os
 import sys
+import threading
 from collections.abc import Callable
+from typing import NoReturn
 
 
 class UserError(ValueError):
@@ -60,6 +63,22 @@ def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
             raise
         complain(told[0] if isinstance(error, KeyboardInterrupt) else f"error: {told[0]}")
         return told[1]
+
+
+def end(code: int, *, patience: float = 15.0) -> NoReturn:
+    """Leaves Python with `code`, after `patience` seconds even if a thread hangs on a dead disk."""
+
+    def give_up():
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+
+    timer = threading.Timer(patience, give_up)
+    timer.daemon = True
+    timer.start()
+    atexit.register(timer.cancel)  # threads have ended by then; other processes may take longer
+    sys.exit(code)
 
 
 def complain(text: str) -> None:

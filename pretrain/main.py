@@ -3,7 +3,7 @@
 import sys
 
 from ivt_jax.config import parse_command_line
-from ivt_jax.errors import run
+from ivt_jax.errors import end, run
 
 USAGE = "python -m pretrain.main --config=configs/cc4m.py --workdir=runs/cc4m"
 
@@ -21,4 +21,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, sys.argv[1:]))
+    end(run(main, sys.argv[1:]))

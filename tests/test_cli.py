@@ -97,6 +97,19 @@ def test_a_sentence_that_cannot_be_said_changes_no_exit_code():
     assert done.returncode == 4
 
 
+@pytest.mark.parametrize(("thread", "ends"), [("time.sleep(600)", "gave up"), ("0", "in order")])
+def test_a_thread_that_hangs_keeps_nobody_from_leaving(thread, ends):
+    lines = (
+        "import atexit, concurrent.futures, time; from ivt_jax.errors import end",
+        f"concurrent.futures.ThreadPoolExecutor().submit(lambda: {thread})",
+        "atexit.register(lambda: (time.sleep(1.0), print('in order')))",
+        "print('gave up', end=' ')",
+        "end(75, patience=0.5)",
+    )
+    done = command("-c", "\n".join(lines))
+    assert done.returncode == 75 and done.stdout.strip().endswith(ends), done
+
+
 def test_output_may_be_cut_by_its_reader():
     script = f"{sys.executable} -m ivt_jax --help | true"
     done = subprocess.run(script, shell=True, cwd=ROOT, capture_output=True, text=True)
