@@ -231,4 +231,6 @@ def _load_rows(
     captions = [caption for row in rows for caption in row.captions]
     # Without identities a photo is its own, and none of another split's.
     identity = rows[0].identity if first is None else first + number
-    return new_record(image, captions, identity=identity or 0, source=dataset, key=key)
+    if identity is None:
+        raise RecordError(key, "bad-identity", f"{where} had one when the table was first read")
+    return new_record(image, captions, identity=identity, source=dataset, key=key)
