@@ -29,7 +29,7 @@ def test_beam_workers_that_share_no_folder_are_noticed(tmp_path, monkeypatch):
 
 def test_without_beam_the_command_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "apache_beam", None)
-    with pytest.raises(UserError, match=r"ivt-jax\[beam\]"):
+    with pytest.raises(UserError, match=r"pip install '\.\[beam\]'"):
         write_dataset("cc3m", splits(), out=tmp_path, beam="")
 
 

@@ -58,6 +58,6 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(
         export.importlib.util, "find_spec", lambda name: None if name == "onnx" else find(name)
     )
-    with pytest.raises(UserError, match=r"needs onnx: pip install 'ivt-jax\[onnx\]'"):
+    with pytest.raises(UserError, match=r"needs onnx: pip install '\.\[onnx\]'"):
         export.write_onnx(tmp_path, PARAMS, CONFIG)
     assert not list(tmp_path.iterdir())
