@@ -78,6 +78,7 @@ def test_all_negatives_are_the_big_batch_in_the_memory_of_a_micro_batch():
     assert parts < once / 3
 
 
+@pytest.mark.slow
 def test_both_passes_draw_the_same_erasing_masking_dropout_and_drop_path():
     """The big batch, with each row's randomness from its micro-batch's key, is the reference."""
     goal = objective(random=True)

@@ -54,6 +54,7 @@ PHRASES |= {"coat": ("red", "coat")}
 TOKENS = ("a", "woman", ",", "[UNK]", "red", "coat", ".")
 
 
+@pytest.mark.slow
 def test_words_phrases_and_patches_are_left_out(model, photo):
     found = word_maps(model, photo, CAPTION)
     assert found.words == ["A", "woman", "red", "coat"]

@@ -97,6 +97,7 @@ def test_a_taken_port_is_named():
     assert f"cannot listen on port {port}" in said[0]
 
 
+@pytest.mark.slow
 def test_another_service_on_the_port_is_told_from_silence():
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

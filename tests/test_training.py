@@ -44,6 +44,7 @@ def test_killed_and_resumed_equals_undisturbed_bit_for_bit(data, undisturbed, tm
     assert min(spent["start"], spent["compile"], spent["restore"], spent["gap"]) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_the_same_command_goes_on(data, undisturbed, tmp_path, number, code):
     process = start("pretrain", data, tmp_path, *LONG)
@@ -60,6 +61,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(data, undisturbed, tmp_path
     assert_same_run(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_stop_after_ends_early_and_is_no_other_run(data, undisturbed, tmp_path):
     finish("pretrain", data, tmp_path, *LONG, "--config.training.stop_after=7")
     assert saved_steps(tmp_path)[-1] == 7
