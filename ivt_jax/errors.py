@@ -67,17 +67,13 @@ def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
 
 def end(code: int, *, patience: float = 15.0) -> NoReturn:
     """Leaves Python with `code`, after `patience` seconds even if a thread hangs on a dead disk."""
-
-    def give_up():
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-        os._exit(code)
-
-    timer = threading.Timer(patience, give_up)
+    timer = threading.Timer(patience, os._exit, [code])
     timer.daemon = True
     timer.start()
     atexit.register(timer.cancel)  # threads have ended by then; other processes may take longer
+    for stream in (sys.stdout, sys.stderr):  # here: `os._exit` does not, and a flush may hang too
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
     sys.exit(code)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from ivt_jax.disk import sync
 from ivt_jax.errors import EXIT_CANNOT_WRITE, EXIT_DIVERGED, EXIT_NO_CHECKPOINT, UserError
 from ivt_jax.training import integrity, steps
 from ivt_jax.training.cluster import exchange, from_first, is_first, process
@@ -201,9 +200,6 @@ class Checkpoints:
             self._fail(error)
 
     def _write_manifest(self, step: int) -> None:
-        # Orbax wrote its own files, and the step's name, after the arrays were safe.
-        integrity.sync_tree(self.folder / str(step))
-        sync(self.folder)
         integrity.write_manifest(self.folder / str(step), steps.manifest_file(self.run, step))
 
     def _fail(self, error: Exception) -> None:

@@ -85,9 +85,9 @@ class Data:
         entries = self.datasets[number]
         record = int(entries.entries[entries.order[place]][0])
         try:
-            key = entries.source[record]["key"]
-        except (RuntimeError, IndexError):  # damaged: training has replaced it
-            key = f"record {record}"
+            key = read_record(entries.source, record)["key"]
+        except ImageError as error:  # training has replaced it
+            key = str(error.key)
         return {"dataset": self.names[number], "key": key}
 
     def report(self, batch: dict[str, np.ndarray], file: Path, say: Callable[[str], None]) -> None:
