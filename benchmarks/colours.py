@@ -1,9 +1,10 @@
-"""Prints whether "a person in a red shirt" finds red shirts: each colour with each garment.
+"""Prints whether "red shirt" finds red shirts: each colour with each garment.
 
 `python -m benchmarks.colours --run=runs/demo/finetune` draws people who were never in training,
-encodes their photos and asks for every colour x garment that at least ten photos show. A photo
-matches "both" if that garment has that colour in its annotation, and "colour" if the garment of
-that place (upper or lower body) has the colour, whatever its cut. Percent of the first ten.
+encodes their photos and asks for every colour x garment that at least ten photos show, in two
+words and in a sentence. A photo matches "both" if that garment has that colour in its annotation,
+and "colour" if the garment of that place (upper or lower body) has the colour, whatever its cut.
+Percent of the first ten.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +24,28 @@ from ivt_jax.data.images import decode
 from ivt_jax.retrieval.nearest import nearest
 
 FEWEST = 10  # matching photos in the gallery
+PLACES = ("upper", "lower")
 PLURAL = ("trousers", "jeans", "shorts")
 
 
-def query(colour: str, garment: str) -> str:
-    """The sentence asked."""
+def words(colour: str, garment: str) -> str:
+    """The shortest query."""
+    return f"{colour} {garment}"
+
+
+def sentence(colour: str, garment: str) -> str:
+    """The same as a sentence, with its article."""
     article = "" if garment in PLURAL else "an " if colour[0] in "aeiou" else "a "
     return f"a person in {article}{colour} {garment}"
+
+
+def shares(rows, worn: np.ndarray, colour: str, garment: str) -> tuple[float, float]:
+    """Percent of the photos in these rows that match in both, and in the colour.
+
+    worn: (G, 2) colours and garments at the place that was asked for.
+    """
+    same = worn[rows] == (colour, garment)  # (10, 2)
+    return 100 * same.all(axis=1).mean(), 100 * same[:, 0].mean()
 
 
 def main() -> None:
@@ -41,35 +56,43 @@ def main() -> None:
     arguments = parser.parse_args()
     model = ivt_jax.load(arguments.run)
     records = synthetic.people_records("test", identities=arguments.identities)
-    images, worn = [], defaultdict(list)
+    images, notes = [], []
     for number in range(len(records)):
         record = records[number]
         images.append(decode(record["image"], key=record["key"]))
-        attributes = json.loads(record["annotation"])["attributes"]
-        for place in ("upper", "lower"):
-            worn[place].append((attributes[f"{place}_colour"], attributes[place]))
+        notes.append(json.loads(record["annotation"])["attributes"])
     embeddings = model.encode_image(images)
     asked = []
-    for place, pairs in worn.items():
-        for pair in sorted(set(pairs)):
-            matching = sum(one == pair for one in pairs)
-            if "none" not in pair and matching >= FEWEST:
-                asked.append((place, *pair, matching))
-    texts = model.encode_text([query(colour, garment) for _, colour, garment, _ in asked])
-    print(f"{len(images)} photos of {arguments.identities} people; percent of the first ten")
-    print(f"{'query':<34}{'photos':>7}{'both':>6}{'colour':>8}{'chance':>8}")
-    found = []
-    for (place, colour, garment, matching), text in zip(asked, texts, strict=True):
-        rows, _ = nearest(embeddings, text, k=10)
-        both = 10 * sum(worn[place][row] == (colour, garment) for row in rows)
-        same = 10 * sum(worn[place][row][0] == colour for row in rows)
-        found.append((both, same))
-        chance = 100 * matching / len(images)
-        print(f"{query(colour, garment):<34}{matching:>7}{both:>6}{same:>8}{chance:>8.1f}")
-    both, same = np.array(found).T
-    print(f"{'mean':<41}{both.mean():>6.1f}{same.mean():>8.1f}")
-    passed = f"{(both >= 80).sum()} and {(same >= 80).sum()} of {len(found)}"
-    print(f"queries with at least 80 % (both, colour): {passed}")
+    for place in PLACES:
+        worn = np.array([(note[f"{place}_colour"], note[place]) for note in notes])  # (G, 2)
+        pairs, counts = np.unique(worn, axis=0, return_counts=True)
+        for (colour, garment), photos in zip(pairs, counts, strict=True):
+            if photos >= FEWEST and "none" not in (colour, garment):
+                asked.append((worn, str(colour), str(garment), int(photos)))
+    found = {}
+    for form in (words, sentence):
+        texts = model.encode_text([form(colour, garment) for _, colour, garment, _ in asked])
+        found[form] = np.array(
+            [
+                shares(nearest(embeddings, text, k=10)[0], worn, colour, garment)
+                for (worn, colour, garment, _), text in zip(asked, texts, strict=True)
+            ]
+        )  # (queries, 2)
+    print(f"{len(images)} photos of {arguments.identities} people; percent of the first ten,")
+    print("asked in two words and in a sentence")
+    head = f"{'both':>7}{'colour':>7}"
+    print(f"{'':<22}{'photos':>6}{'chance':>7}{head}{head}")
+    for (_, colour, garment, photos), *rows in zip(asked, *found.values(), strict=True):
+        numbers = "".join(f"{both:>7.0f}{same:>7.0f}" for both, same in rows)
+        chance = 100 * photos / len(images)
+        print(f"{words(colour, garment):<22}{photos:>6}{chance:>7.1f}{numbers}")
+    for form, rows in found.items():
+        both, same = rows.T
+        print(
+            f'mean of queries like "{form("red", "shirt")}": {both.mean():.1f} both, '
+            f"{same.mean():.1f} colour; at least 80 %: {(both >= 80).sum()} and "
+            f"{(same >= 80).sum()} of {len(rows)}"
+        )
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 
 from configs import base
-from finetune.objective import VIEWS, make_objective
+from finetune.objective import make_objective
 from ivt_jax.convert.pytorch import modeling_ivt
+from ivt_jax.data.texts import LEVELS
 from ivt_jax.training.program import make_program
 from ivt_jax.training.sharding import make_mesh, to_global
 from ivt_jax.training.state import create_state
@@ -95,7 +96,7 @@ def make_ours(case: str, batch: dict, options):
         config,
         mesh=mesh,
         make_objective=make_objective,
-        views=VIEWS["joint"],
+        views=LEVELS,
         total_steps=100,
         epoch_steps=10,
     )

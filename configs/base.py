@@ -75,7 +75,10 @@ def _defaults() -> ConfigDict:
     data.pad = 10  # black pixels on each side before the random crop [code]
     data.flip = 0.5  # probability of a horizontal flip [code]
     data.erase = 0.5  # probability of random erasing with noise; not in the paper [code]
+    data.levels = "word,phrase,sentence"  # MLA: texts of a sample; a level may come several times
     data.word_level = "words"  # MLA: nouns and adjectives [paper] | "official": att, pieces [code]
+    data.phrase_level = "pieces"  # MLA: comma pieces [code] | "nouns": noun phrases, "red coat"
+    data.image_views = "level"  # MLA: an augmented image for each text [code] | "one" for all
     data.workers = 0  # processes that read and augment; 0 = threads of the main process
     data.threads = 2  # reading threads in each process
     data.prefetch = 4  # batches kept ready by each process

@@ -1,11 +1,17 @@
 """What fine-tuning optimises: multi-level alignment (MLA, paper section 3.3) by CMPM.
 
-Three augmented images of a person meet the word, phrase and sentence level of one caption.
+Augmented images of a person meet the word, phrase and sentence level of one caption.
 """
 
-from ivt_jax.data.texts import LEVELS
+from ml_collections import ConfigDict
+
 from ivt_jax.training.matching import matching_objective as make_objective
 
-__all__ = ["VIEWS", "make_objective"]
+__all__ = ["levels", "make_objective"]
 
-VIEWS = {"joint": LEVELS, "separate": LEVELS, "sentence": ("sentence",)}  # by objective.levels
+
+def levels(config: ConfigDict) -> tuple[str, ...]:
+    """The text levels of a sample, as `data.pipeline.ViewOptions.views` takes them."""
+    if config.objective.levels == "sentence":
+        return ("sentence",)
+    return tuple(config.data.levels.split(","))

@@ -20,6 +20,7 @@ from ivt_jax.errors import UserError
 MIXTURE = "data.mixture"  # the one field whose keys are the user's: dataset -> weight
 DRAWN = ("synthetic_people", "synthetic_scenes")  # drawn when they are absent
 DATASETS = ("cc3m", "sbu", "coco", "vg", "cuhk_pedes", "icfg_pedes", "rstpreid", *DRAWN)
+_LEVELS = ("word", "phrase", "sentence")
 MANIFEST = "prepared.json"  # in every finished dataset folder
 WEIGHT_FILES = (".safetensors", ".npz", ".pth", ".pt", ".bin")
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(@[\w.-]+)?")  # owner/name@revision
@@ -61,6 +62,7 @@ _COUNTS = Rule(lambda values: min(values) >= 1, "must be at least 1 each")
 _NOT_NEGATIVE = Rule(lambda value: value >= 0, "must not be negative")
 _POSITIVE = Rule(lambda value: value > 0, "must be above 0")
 _SHARE = Rule(lambda value: 0 <= value < 1, "must be at least 0 and below 1")
+_NO_OR_SOME_WORDS = Rule(lambda value: value == 0 or value >= 3, "must be 0 or at least 3")
 _PROBABILITY = Rule(lambda value: 0 <= value <= 1, "must lie between 0 and 1")
 
 RULES: dict[str, Rule] = {
@@ -82,7 +84,10 @@ RULES: dict[str, Rule] = {
     "data.resize": _one_of("bicubic", "bilinear"),
     "data.flip": _PROBABILITY,
     "data.erase": _PROBABILITY,
+    "data.levels": Rule(lambda text: {*text.split(",")} <= {*_LEVELS}, f"must list {_LEVELS}"),
     "data.word_level": _one_of("words", "official"),
+    "data.phrase_level": _one_of("pieces", "nouns"),
+    "data.image_views": _one_of("level", "one"),
     "masking.strategy": _one_of("drop", "official", "none"),
     "masking.image_ratio": _SHARE,
     "masking.text_ratio": _SHARE,
@@ -121,8 +126,7 @@ for _rule, _fields in {
     " schedule.floor_rate schedule.first_epoch training.steps training.eval_epochs"
     " training.save_epochs training.stop_after watchdog.startup watchdog.step watchdog.step_limit"
     " watchdog.data training.skip_spikes training.rollbacks training.replica_steps",
-    Rule(lambda value: value == 0 or value >= 3, "must be 0 or at least 3"): "data.word_length"
-    " data.phrase_length",
+    _NO_OR_SOME_WORDS: "data.word_length data.phrase_length",
     _POSITIVE: "model.kernel_deviation objective.epsilon optimizer.learning_rate"
     " optimizer.epsilon training.epochs data.worker_deadline",
 }.items():

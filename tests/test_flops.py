@@ -23,7 +23,7 @@ BASE: dict[str, Any] = {
 MASKING = {"image_ratio": 0.3, "text_ratio": 0.3, "draws": "sample"}
 
 
-def lowered(config, *, batch, views, length, strategy):
+def lowered(config, *, batch, views, length, strategy, images=0):
     """The gradients of the whole objective, traced and not compiled."""
     graphdef, params = split_model(config)
     objective = matching_objective(
@@ -34,7 +34,7 @@ def lowered(config, *, batch, views, length, strategy):
         negatives="global",
     )
     rows = {
-        "images": jax.ShapeDtypeStruct((batch, views, *config.image_size, 3), jnp.uint8),
+        "images": jax.ShapeDtypeStruct((batch, images or views, *config.image_size, 3), jnp.uint8),
         "token_ids": jax.ShapeDtypeStruct((batch, views, length), jnp.int32),
         "token_mask": jax.ShapeDtypeStruct((batch, views, length), jnp.bool_),
         "identities": jax.ShapeDtypeStruct((batch,), jnp.int32),
@@ -80,15 +80,17 @@ def test_a_step_is_what_the_compiler_counts(sizes, strategy, image, text):
     assert ours == pytest.approx(counted, rel=0.02)
 
 
+@pytest.mark.parametrize("images", [1, 2])
 @pytest.mark.parametrize("gradient", [False, True])
-def test_every_product_of_a_step_is_counted(gradient):
+def test_every_product_of_a_step_is_counted(gradient, images):
     config = IVTConfig(layers="unroll", **TINY)
-    loss, arguments = lowered(config, batch=2, views=2, length=20, strategy="none")
+    loss, arguments = lowered(config, batch=2, views=2, length=20, strategy="none", images=images)
     traced = jax.make_jaxpr(jax.grad(loss) if gradient else loss)(*arguments)
     # Without what nobody asks for: the gradient of the pixels is written out, and never computed.
     used, _ = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
     flops, size = map(sum, zip(*products(used), strict=True))
-    costs = step_costs(config, batch_size=2, views=2, image_tokens=193, text_tokens=20)
+    tokens = {"image_tokens": 193, "text_tokens": 20}
+    costs = step_costs(config, batch_size=2, views=2, images=images, **tokens)
     passes = [c.total if gradient else c.forward for c in costs.values()]
     assert sum(cost.flops for cost in passes) == pytest.approx(flops, rel=1e-4)
     named = [name for name in costs if name not in ("norms", "softmax", "GELU", "residuals")]

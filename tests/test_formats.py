@@ -23,7 +23,7 @@ import finetune.objective
 import pretrain.objective
 from configs import cc4m, cuhk_pedes
 from ivt_jax.data.builders.caption_pairs import FILES
-from ivt_jax.data.texts import SPECIAL_TOKENS
+from ivt_jax.data.texts import LEVELS, SPECIAL_TOKENS
 from ivt_jax.prepare import prepare
 from ivt_jax.training.setup import open_data
 from ivt_jax.training.sharding import path_name
@@ -38,7 +38,7 @@ KEY = jax.random.key(0)
 # Stage -> its configuration file, its objective and the views of a sample.
 STAGES = {
     "pretrain": (cc4m, pretrain.objective.make_objective, pretrain.objective.VIEWS),
-    "finetune": (cuhk_pedes, finetune.objective.make_objective, finetune.objective.VIEWS["joint"]),
+    "finetune": (cuhk_pedes, finetune.objective.make_objective, LEVELS),
 }
 
 

@@ -13,6 +13,8 @@ from tiny import CONFIG, network, training_batch
 
 import finetune.objective
 import pretrain.objective
+from configs import base
+from ivt_jax.data.texts import LEVELS
 from ivt_jax.losses.cmpm import cmpm
 from ivt_jax.training.matching import masked_features, match
 from ivt_jax.training.sharding import make_mesh, to_global
@@ -84,7 +86,7 @@ def evaluate():
 
     def run(**options):
         objective = finetune.objective.make_objective(
-            views=finetune.objective.VIEWS[options["levels"]],
+            views=LEVELS,
             erase=0.0,
             masking=NONE,
             negatives="global",
@@ -143,9 +145,43 @@ def test_pretraining_has_one_view():
     assert set(metrics) == {"loss", "loss_sentence"} and loss == metrics["loss_sentence"]
 
 
-def test_fine_tuning_without_mla_has_the_sentence_alone():
-    assert finetune.objective.VIEWS["sentence"] == ("sentence",)
-    assert finetune.objective.VIEWS["joint"] == ("word", "phrase", "sentence")
+@pytest.mark.parametrize(
+    ("matched", "levels", "expected"),
+    [
+        ("sentence", "word,phrase", ("sentence",)),
+        ("joint", "word,phrase,sentence", LEVELS),
+        ("separate", "phrase,phrase", ("phrase", "phrase")),
+    ],
+)
+def test_fine_tuning_has_the_levels_of_its_configuration(matched, levels, expected):
+    config = base.get_config()
+    config.objective.levels, config.data.levels = matched, levels
+    assert finetune.objective.levels(config) == expected
+
+
+@pytest.mark.parametrize("levels", ["joint", "separate"])
+def test_one_image_view_meets_every_text(levels):
+    """The loss and its gradient are those of a batch that has the image once for each text."""
+    views = ("word", "phrase", "phrase", "sentence")
+    few = jax.tree.map(jnp.asarray, training_batch(rows=6, views=4))
+    few["images"] = few["images"][:, :1]
+    many = few | {"images": jnp.repeat(few["images"], 4, axis=1)}
+    options = {"erase": 0.0, "masking": NONE, "levels": levels, "negatives": "global"}
+    objective = finetune.objective.make_objective(views=views, **options, **LOSS)
+    graphdef, params = nnx.split(network())
+
+    def gradient(batch):
+        def loss(params):
+            return objective(nnx.merge(graphdef, params), batch, KEY)
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+
+    (found, metrics), slopes = gradient(few)
+    (expected, others), theirs = gradient(many)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert metrics.keys() == others.keys() and len(metrics) == (1 if levels == "joint" else 4)
+    for one, other in zip(jax.tree.leaves(slopes), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5 * float(abs(other).max()))
 
 
 def test_masking_and_erasing_take_part(evaluate):

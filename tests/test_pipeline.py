@@ -117,6 +117,12 @@ def test_shapes_and_types(batches):
     assert {name: (x.shape, x.dtype) for name, x in batches[0].items()} == expected
 
 
+def test_one_image_view_leaves_the_texts_as_they_are(batches, tokenizer):
+    one = read(tokenizer, 1, options=dataclasses.replace(OPTIONS, image_views="one"))[0]
+    assert one["images"].shape == (4, 1, 24, 12, 3)
+    np.testing.assert_array_equal(one["token_ids"], batches[0]["token_ids"])
+
+
 def test_views_are_the_levels_in_order_with_an_image_each(batches, tokenizer):
     for batch in batches:
         sentence = batch["token_ids"][0, 2][batch["token_mask"][0, 2]]
@@ -359,12 +365,14 @@ def test_epochs_seen_are_those_of_the_samples(tokenizer):
     assert sum(told) * 8 == pytest.approx(600)
 
 
-def test_the_step_is_compiled_for_the_batches_that_come(tokenizer):
+@pytest.mark.parametrize("image_views", ["level", "one"])
+def test_the_step_is_compiled_for_the_batches_that_come(tokenizer, image_views):
     config = base.get_config()
     config.model.image_size, config.data.text_length = OPTIONS.image_size, OPTIONS.text_length
-    config.training.batch_size = 4
+    config.training.batch_size, config.data.image_views = 4, image_views
     expected = batch_shapes(config, views=OPTIONS.views)
-    batch = read(tokenizer, 1)[0]
+    options = dataclasses.replace(OPTIONS, image_views=image_views)
+    batch = read(tokenizer, 1, options=options)[0]
     counts = {"substituted", "truncated"}  # which the loop takes out
     assert set(batch) - counts == set(expected)
     for name, shape in expected.items():

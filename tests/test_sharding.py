@@ -13,7 +13,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from tiny import CONFIG, network, training_batch
 
-from finetune.objective import VIEWS, make_objective
+from finetune.objective import make_objective
+from ivt_jax.data.texts import LEVELS
 from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.training import sharding
 from ivt_jax.training.compiled import read_traffic
@@ -44,7 +45,7 @@ def objective(**changes):
         "draws": "sample",
     }
     options = {"levels": "joint", "negatives": "global", "epsilon": 1e-8} | changes
-    return make_objective(views=VIEWS["joint"], erase=0.5, masking=masking, **options)
+    return make_objective(views=LEVELS, erase=0.5, masking=masking, **options)
 
 
 def optimizer():

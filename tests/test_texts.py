@@ -154,10 +154,11 @@ def test_attribute_draws_have_the_official_distribution():
     np.testing.assert_allclose(first, 0.25, atol=0.03)
 
 
-def levels(style, seed=0, **changes):
+def levels(style="words", seed=0, *, phrases="pieces", views=texts.LEVELS, **changes):
     given = {"words": "man, red, hair", "attributes": "", "source": "x"} | changes
+    styles = {"word_style": style, "phrase_style": phrases}
     rng = np.random.default_rng(seed)
-    return texts.text_levels(CAPTION, style=style, rng=rng, **given)
+    return texts.text_levels(CAPTION, views, **styles, rng=rng, **given)
 
 
 def test_words_are_a_subset_in_order():
@@ -183,9 +184,45 @@ def test_an_empty_word_level_becomes_the_caption(changes):
     assert levels(style, **changes)[0] == CAPTION.lower()
 
 
-def test_unknown_style_is_refused():
+def test_unknown_styles_are_refused():
     with pytest.raises(ValueError, match="word_level"):
         levels("nltk")
+    with pytest.raises(ValueError, match="phrase_level"):
+        levels(phrases="nltk")
+
+
+def test_every_text_of_a_level_is_drawn_anew():
+    views = ("phrase", "sentence", "phrase", "phrase")
+    drawn = [levels(seed=seed, views=views) for seed in range(300)]
+    assert all(texts[1] == CAPTION.lower() for texts in drawn)
+    assert len({(a, c, d) for a, _, c, d in drawn}) == 27  # of three pieces, each on its own
+
+
+@pytest.mark.parametrize(
+    ("caption", "words", "expected"),
+    [
+        (
+            "A man in a dark-blue T-shirt, black jeans; the bag he has is red.",
+            "man, dark-blue, t-shirt, black, jeans, bag, red",
+            ["dark-blue t-shirt", "black jeans"],
+        ),
+        ("A man and a bag.", "man, bag", ["man", "bag"]),
+        ("Black jeans", "black, jeans", ["black jeans"]),
+        ("He walks Here.", "", ["he walks here."]),
+        ("", "", [""]),
+    ],
+)
+def test_noun_phrases(caption, words, expected):
+    assert texts.noun_phrases(caption, words) == expected
+
+
+def test_one_or_two_noun_phrases_in_order():
+    caption, known = "Red coat, big bag, long hair", "red, coat, big, bag, long, hair"
+    rng = np.random.default_rng(0)
+    drawn = [texts.phrase_level(caption, words=known, style="nouns", rng=rng) for _ in range(300)]
+    one = {"red coat", "big bag", "long hair"}
+    assert set(drawn) == one | {*("red coat, big bag", "red coat, long hair", "big bag, long hair")}
+    assert 0.4 < sum(text in one for text in drawn) / 300 < 0.6
 
 
 @pytest.mark.parametrize(

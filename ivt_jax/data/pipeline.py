@@ -17,7 +17,7 @@ from ivt_jax.data.feed import serve
 from ivt_jax.data.images import ImageError, View, decode_resized, drawn_views, write_view
 from ivt_jax.data.records import DataError, RecordSource, entries
 from ivt_jax.data.sampling import IdentityOrder, ShuffledOrder, uniform
-from ivt_jax.data.texts import LEVELS, Tokenizer, level_lengths, text_levels
+from ivt_jax.data.texts import Tokenizer, image_count, level_lengths, text_levels
 from ivt_jax.training.faults import strike
 
 _ENDLESS = 1 << 40  # positions; Grain wants a length, the orders have none
@@ -28,7 +28,7 @@ _SUBSTITUTES = 100  # entries tried after a bad one before giving up
 class ViewOptions:
     """How a record becomes views; the fields are those of `config.data`.
 
-    `views` are names of text levels, any of `texts.LEVELS`, with one image view each.
+    `views` are names of text levels, any of `texts.LEVELS` in any number.
     """
 
     views: tuple[str, ...]
@@ -40,8 +40,15 @@ class ViewOptions:
     pad: int
     flip: float
     word_level: str
+    phrase_level: str = "pieces"
     word_length: int = 0
     phrase_length: int = 0
+    image_views: str = "level"
+
+    @property
+    def images(self) -> int:
+        """Image views of a sample."""
+        return image_count(self.views, image_views=self.image_views)
 
     @property
     def text_lengths(self) -> tuple[int, ...]:
@@ -116,7 +123,7 @@ class TrainingEntries:
 
         What was read and decoded is kept in `cache` while there is room; the sample is the same
         with and without it, and whether its record is in `ahead` or not. The `views` are written
-        into `images`, uint8 (V, H, W, 3): in its place in a batch a view is written once.
+        into `images`, uint8 (I, H, W, 3): in its place in a batch a view is written once.
 
         Returns the V texts, the identity, and for the report 1 + the number of the dataset, and of
         the bad record, or zeros.
@@ -182,22 +189,21 @@ def read_record(source: RecordSource, index: int) -> dict[str, Any]:
 
 def _texts(record: dict, caption: int, options: ViewOptions, key, position: int) -> list[str]:
     """The texts of a caption, of a random one if it is -1."""
-    if (sentence := options.views == ("sentence",)) and caption >= 0:
+    if options.views == ("sentence",) and caption >= 0:
         return [record["captions"][caption].lower()]
     rng = _generator(key, position)  # not free to make
     if caption < 0:
         caption = int(rng.integers(len(record["captions"])))
-    if sentence:
-        return [record["captions"][caption].lower()]
-    levels = text_levels(
+    return text_levels(
         record["captions"][caption],
+        options.views,
         words=record["words"][caption],
         attributes=record["attributes"][caption],
-        style=options.word_level,
+        word_style=options.word_level,
+        phrase_style=options.phrase_level,
         source=record["source"],
         rng=rng,
     )
-    return [levels[LEVELS.index(view)] for view in options.views]
 
 
 def epochs_seen(
@@ -242,8 +248,8 @@ class _Batches:
             dataset.read_ahead([p for n, p in places if n == number], self.cache)
             for number, dataset in enumerate(self.datasets)
         ]
-        count, (height, width) = len(self.options.views), self.options.image_size
-        images = np.empty((self.rows, count, height, width, 3), np.uint8)  # (B, V, H, W, 3)
+        count, (height, width) = self.options.images, self.options.image_size
+        images = np.empty((self.rows, count, height, width, 3), np.uint8)  # (B, I, H, W, 3)
         samples = [
             self.datasets[number].sample(
                 position,
@@ -283,10 +289,10 @@ class _Batches:
 
     def _views(self, places: list[tuple[int, int]]) -> list[list[View]]:
         """The views of the samples at these places, drawn all at once."""
-        count = len(self.options.views)
+        count = self.options.images
         keys = np.array([self.keys[number][0] for number, _ in places])  # (B,)
         positions = np.array([position for _, position in places], np.uint64)  # (B,)
-        chances = uniform(keys, positions, count=3 * count).reshape(-1, 3)  # (B V, 3)
+        chances = uniform(keys, positions, count=3 * count).reshape(-1, 3)  # (B I, 3)
         drawn = drawn_views(chances, pad=self.options.pad, flip=self.options.flip)
         return [drawn[row : row + count] for row in range(0, len(drawn), count)]
 
@@ -370,7 +376,7 @@ def training_batches(
       cache_gib: GiB of decoded images kept in memory, an equal share in each worker.
 
     Yields dicts of numpy arrays with a leading axis of B / processes: images uint8
-    (B, V, H, W, 3), token_ids int32 (B, V, L), token_mask bool (B, V, L), identities int32 (B,),
+    (B, I, H, W, 3), token_ids int32 (B, V, L), token_mask bool (B, V, L), identities int32 (B,),
     and for the report truncated bool (B, V), the texts that were cut, and substituted int32 (B, 2):
     see `TrainingEntries.sample`.
     """

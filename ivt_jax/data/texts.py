@@ -16,13 +16,15 @@ import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
+from ivt_jax.data.words import tagger_tokens
 from ivt_jax.errors import UserError
 
 BERT_UNCASED_SIZE = 30522
 BERT_UNCASED_SHA256 = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SEPARATORS = ("none", "sep")
-STYLES = ("words", "official")
+WORD_STYLES = ("words", "official")
+PHRASE_STYLES = ("pieces", "nouns")
 LEVELS = ("word", "phrase", "sentence")  # of MLA, in the official order of views
 _SHORTEST_PIECE = 6  # characters, counted before blanks are stripped, as the official code does
 
@@ -140,6 +142,11 @@ def level_lengths(
     return tuple(own.get(view) or text_length for view in views)
 
 
+def image_count(views: tuple[str, ...], *, image_views: str) -> int:
+    """Image views of a sample: one for each text ("level") or one that meets them all ("one")."""
+    return 1 if image_views == "one" else len(views)
+
+
 def phrase_candidates(caption: str) -> list[str]:
     """The phrases of a caption, of which MLA draws one; lower-cased.
 
@@ -196,12 +203,31 @@ def join_attributes(attributes: dict[str, str], keys: list[str]) -> str:
     return ",".join(attributes[key] for key in keys)
 
 
+def noun_phrases(caption: str, words: str) -> list[str]:
+    """The runs of neighbouring nouns and adjectives in a caption ("red coat"); lower-cased.
+
+    `words` are its nouns and adjectives joined by ", ", as a record stores them. A word that
+    stands alone ("man") says little and is no phrase, unless there is no other; without a noun or
+    adjective the caption is the only phrase.
+    """
+    known = set(words.split(", "))
+    runs, run = [], []
+    for token in [*tagger_tokens(caption.lower()), "."]:
+        if token in known:
+            run.append(token)
+        elif run:
+            runs.append(run)
+            run = []
+    long = [run for run in runs if len(run) > 1]
+    return [" ".join(run) for run in long or runs] or [caption.lower()]
+
+
 def word_level(
     caption: str, *, words: str, attributes: str, style: str, source: str, rng: np.random.Generator
 ) -> str:
-    """The word level of one caption; see `text_levels` for the arguments."""
-    if style not in STYLES:
-        raise ValueError(f"word_level is {style!r}; choose one of {STYLES}")
+    """One text of the word level of a caption; see `text_levels` for the arguments."""
+    if style not in WORD_STYLES:
+        raise ValueError(f"word_level is {style!r}; choose one of {WORD_STYLES}")
     if style == "words":
         known = words.split(", ") if words else []
         chosen = sorted(_random_subset(len(known), rng)) if known else []
@@ -213,27 +239,54 @@ def word_level(
     return candidates[rng.integers(len(candidates))]
 
 
+def phrase_level(caption: str, *, words: str, style: str, rng: np.random.Generator) -> str:
+    """One text of the phrase level of a caption; see `text_levels` for the arguments."""
+    if style not in PHRASE_STYLES:
+        raise ValueError(f"phrase_level is {style!r}; choose one of {PHRASE_STYLES}")
+    if style == "pieces":
+        candidates = phrase_candidates(caption)
+        return candidates[rng.integers(len(candidates))]
+    phrases = noun_phrases(caption, words)
+    chosen = rng.choice(len(phrases), min(int(rng.integers(1, 3)), len(phrases)), replace=False)
+    return ", ".join(phrases[i] for i in sorted(chosen))
+
+
 def text_levels(
-    caption: str, *, words: str, attributes: str, style: str, source: str, rng: np.random.Generator
-) -> tuple[str, str, str]:
-    """The word, phrase and sentence level of one caption (MLA), in the official order of views.
+    caption: str,
+    levels: tuple[str, ...],
+    *,
+    words: str,
+    attributes: str,
+    word_style: str,
+    phrase_style: str,
+    source: str,
+    rng: np.random.Generator,
+) -> list[str]:
+    """A text of each of the named levels of one caption (MLA), drawn anew for each.
 
     Args:
         caption: the sentence level is all of it, lower-cased.
+        levels: any of LEVELS, in any number.
         words: its nouns and adjectives joined by ", ", as stored in a record.
         attributes: the official `att` object as JSON, or "".
-        style: "words" draws from `words` | "official" draws from `attributes`, else from pieces.
+        word_style: "words" draws from `words` | "official" from `attributes`, else from pieces.
+        phrase_style: "pieces" draws one comma piece | "nouns" one or two noun phrases.
         source: dataset name; "cuhk_pedes" has its own official fallback.
         rng: the only source of randomness.
 
     Returns:
-        (word, phrase, sentence), none of them empty unless the caption is.
+        As many texts as levels, none of them empty unless the caption is.
     """
-    word = word_level(
-        caption, words=words, attributes=attributes, style=style, source=source, rng=rng
-    )
-    phrases = phrase_candidates(caption)
-    return word, phrases[rng.integers(len(phrases))], caption.lower()
+
+    def text(level: str) -> str:
+        if level == "sentence":
+            return caption.lower()
+        if level == "phrase":
+            return phrase_level(caption, words=words, style=phrase_style, rng=rng)
+        options = {"attributes": attributes, "style": word_style, "source": source}
+        return word_level(caption, words=words, **options, rng=rng)
+
+    return [text(level) for level in levels]
 
 
 def _random_subset(count: int, rng: np.random.Generator) -> list[int]:

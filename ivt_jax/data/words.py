@@ -18,9 +18,14 @@ _TOKEN = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*|[^\w\s]")
 
 @functools.lru_cache(maxsize=65536)
 def _tagged(caption: str) -> tuple[str, ...]:
-    tokens = _TOKEN.findall(caption)
+    tokens = tagger_tokens(caption)
     tags = _tagger().tag_sent(tokens, taglevel=1) if tokens else []
     return tuple(word for word, _, tag in tags if word[0].isalnum() and tag.startswith(_TAGS))
+
+
+def tagger_tokens(caption: str) -> list[str]:
+    """The words and punctuation marks of a caption, as the tagger gets them."""
+    return _TOKEN.findall(caption)
 
 
 def noun_adjective_words(caption: str) -> list[str]:

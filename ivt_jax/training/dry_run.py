@@ -18,6 +18,7 @@ from jax.experimental import topologies
 from ml_collections import ConfigDict
 
 from ivt_jax.config import validate
+from ivt_jax.data.texts import image_count
 from ivt_jax.errors import UserError
 from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.model.masking import image_slots, text_slots
@@ -236,6 +237,7 @@ def count_flops(config: ConfigDict, *, views: tuple[str, ...]) -> StepFlops:
         model,
         batch_size=config.training.batch_size,
         views=len(views),
+        images=image_count(views, image_views=config.data.image_views),
         image_tokens=image_slots(model.image_tokens, strategy=strategy, ratio=masking.image_ratio),
         text_tokens=tuple(text_tokens),
         accumulate=config.training.accumulate,

@@ -79,8 +79,9 @@ class Work:
 
     model: IVTConfig
     batch_size: int
-    views: int
+    views: int  # texts of a sample
     masking: dict  # `config.masking`
+    images: int = 0  # of a sample; 0 = one for each text
 
     def flops(self, text_tokens: float) -> float:
         """FLOPs of a step whose texts have so many real tokens on average."""
@@ -91,6 +92,7 @@ class Work:
             self.model,
             batch_size=self.batch_size,
             views=self.views,
+            images=self.images,
             image_tokens=image,
             text_tokens=text,
         ).model
@@ -110,12 +112,14 @@ def step_costs(
     views: int,
     image_tokens: float,
     text_tokens: float | tuple[float, ...],
+    images: int = 0,
     optimizer: str = "sgd",
     parameters: int = 0,
 ) -> dict[str, Component]:
-    """Costs of a step on `batch_size` pairs of `views` images and texts each, by component.
+    """Costs of a step on `batch_size` samples of so many `images` and texts, by component.
 
     Args:
+      views: texts of a sample; `images`: its image views, 0 = one for each text.
       image_tokens, text_tokens: what the blocks see of a sample, after masking; of the texts one
         number, or one for each view where each has a length of its own.
       optimizer: a key of OPTIMIZERS; `parameters`: how many it updates, 0 = no update.
@@ -126,10 +130,11 @@ def step_costs(
     if len(lengths) != views:
         raise ValueError(f"{len(lengths)} text lengths for {views} views: each view has one")
     size = 2 if config.dtype == "bfloat16" else 4
-    passes = [("image", batch_size * views, image_tokens)]
+    images = images or views
+    passes = [("image", batch_size * images, image_tokens)]
     passes += [("text", batch_size * n, t) for t, n in collections.Counter(lengths).items()]
     found: dict[str, Component] = collections.defaultdict(Component)
-    found["patches"] = _patches(config, batch_size * views, size)
+    found["patches"] = _patches(config, batch_size * images, size)
     found["words"] = _words(config, batch_size * sum(lengths), size)
     for layer in range(config.depth):
         for modality, samples, tokens in passes:
@@ -152,6 +157,7 @@ def step_flops(
     views: int,
     image_tokens: float,
     text_tokens: float | tuple[float, ...],
+    images: int = 0,
     accumulate: int = 1,
     accumulate_negatives: str = "all",
 ) -> StepFlops:
@@ -163,6 +169,7 @@ def step_flops(
         config,
         batch_size=batch_size,
         views=views,
+        images=images,
         image_tokens=image_tokens,
         text_tokens=text_tokens,
     )

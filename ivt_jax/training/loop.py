@@ -24,7 +24,6 @@ from ivt_jax.training.cluster import (
 )
 from ivt_jax.training.compilation_cache import use_compilation_cache
 from ivt_jax.training.faults import spoil_batch, strike
-from ivt_jax.training.flops import Work
 from ivt_jax.training.goodput import Goodput
 from ivt_jax.training.lifecycle import Interrupted, Lifecycle
 from ivt_jax.training.profiler import Profiler
@@ -57,7 +56,7 @@ def train(
       config: validated; see configs/base.py.
       workdir: the run folder, made if needed.
       make_objective: keyword arguments -> (model, batch, key) -> (loss, metrics).
-      views: text levels of a sample, each with its own image view.
+      views: text levels of a sample.
 
     Returns:
       The last training metrics; empty where the run was complete before.
@@ -114,8 +113,7 @@ def _train(
         first, key = int(state.step), jax.random.key(config.seed)
         step, due_at = first, _Intervals(config, epoch_steps, total_steps)
         last = min(total_steps, first + (config.training.stop_after or total_steps))
-        work = Work(program.model, config.training.batch_size, len(views), dict(config.masking))
-        window = Window(work, data, spent, state=state)
+        window = Window(program.work, data, spent, state=state)
         recovery = _recovery(config, workdir, checkpoints, program, data)
         with Telemetry(workdir, start_step=first, total_steps=total_steps, quiet=not chief) as log:
             notes = f"{note}\n{life.note}"

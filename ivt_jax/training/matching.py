@@ -1,8 +1,10 @@
 """The matching objective: from a training batch to features to CMPM; both stages share it."""
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import einops
 import jax
@@ -40,25 +42,25 @@ def matching_objective(
     """CMPM of the features of a batch, as `training.loop` differentiates it.
 
     Args:
-      views: names of the V views of a batch, the text levels.
+      views: names of the V texts of a sample, the text levels; one may come more than once.
       erase: probability of random erasing, `config.data.erase`.
       masking: `config.masking`.
       lengths: the most tokens a text of each view has, () = as many as the batch has places.
       levels: "joint" = one CMPM over all views, so every pair of one identity is a positive
-        across levels (official code); "separate" = the sum of one CMPM a level (paper Fig. 2);
+        across levels (official code); "separate" = the sum of one CMPM a text (paper Fig. 2);
         "sentence", with its one view, is the baseline without MLA.
       **loss: the keyword arguments of `match`, the rest of `config.objective`.
     """
 
     def matched(features, identities):
-        image, text = features  # (B, V, D) each
+        image, text = features  # (B, I, D), (B, V, D)
+        image = jnp.broadcast_to(image, text.shape)  # one image view meets every text
         if levels != "separate":
             total = match(image, text, identities, **loss)
             return total, {"loss": total}
-        by_level = {
-            f"loss_{name}": match(image[:, [v]], text[:, [v]], identities, **loss)
-            for v, name in enumerate(views)
-        }
+        by_level: dict[str, Any] = collections.defaultdict(float)
+        for v, name in enumerate(views):
+            by_level[f"loss_{name}"] += match(image[:, [v]], text[:, [v]], identities, **loss)
         total = sum(by_level.values())
         return total, {"loss": total, **by_level}
 
@@ -72,8 +74,8 @@ def masked_features(
     """Erases, embeds, masks and encodes every view of a batch, all in one pass over the blocks.
 
     Args:
-      batch: images uint8 (B, V, H, W, 3), token_ids int32 (B, V, L), token_mask bool (B, V, L),
-        padding last.
+      batch: images uint8 (B, I, H, W, 3), token_ids int32 (B, V, L), token_mask bool (B, V, L),
+        padding last; I is V, an image view for each text, or 1.
       key: randomness of erasing, dropout, masking and stochastic depth.
       erase: probability of random erasing.
       masking: strategy, draws and the two ratios, as `mask_images` and `visible_words` take them.
@@ -81,13 +83,13 @@ def masked_features(
         and without the padding behind it, which changes nothing but the time. () = L each.
 
     Returns:
-      image_features, text_features: (B, V, D) float32, not normalised.
+      image_features (B, I, D), text_features (B, V, D): float32, not normalised.
     """
     erase_key, dropout_key, mask_key, image_key, text_key = jax.random.split(key, 5)
     mask_key, words_key = jax.random.split(mask_key)
     options = {name: masking[name] for name in ("strategy", "draws")}
     ratio = masking["text_ratio"]
-    views, length = batch["token_ids"].shape[1:]
+    views, length = batch["token_ids"].shape[1:]  # V, L
     images = normalise(einops.rearrange(batch["images"], "b v h w c -> (b v) h w c"))
     images = random_erase(erase_key, images, probability=erase)
     tokens, mask = mask_images(
@@ -110,7 +112,8 @@ def masked_features(
     by_view = {}
     for own, text in zip(groups, texts, strict=True):
         by_view |= zip(own, jnp.unstack(_by_view(text, len(own)), axis=1), strict=True)
-    return _by_view(image, views), jnp.stack([by_view[view] for view in range(views)], axis=1)
+    image = _by_view(image, batch["images"].shape[1])
+    return image, jnp.stack([by_view[view] for view in range(views)], axis=1)
 
 
 def _groups(lengths: tuple[int, ...]) -> dict[tuple[int, ...], int]:

@@ -13,9 +13,10 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
-from ivt_jax.data.texts import level_lengths
+from ivt_jax.data.texts import image_count, level_lengths
 from ivt_jax.model.ivt import IVTConfig
 from ivt_jax.model.products import compiler_options
+from ivt_jax.training.flops import Work
 from ivt_jax.training.health import guarded
 from ivt_jax.training.optimizer import make_optimizer, make_schedule
 from ivt_jax.training.sharding import BATCH, REPLICATED
@@ -27,6 +28,7 @@ class Program:
     """The computation of a run on a mesh; nothing in it holds memory of a device."""
 
     model: IVTConfig
+    work: Work  # of a step
     graphdef: Any
     mesh: Mesh
     schedule: Callable  # step -> learning rate
@@ -68,6 +70,7 @@ def make_program(
     )
     return Program(
         model=model,
+        work=_work(config, model, views),
         graphdef=graphdef,
         mesh=mesh,
         schedule=schedule,
@@ -102,12 +105,18 @@ def text_lengths(config: ConfigDict, *, views: tuple[str, ...]) -> tuple[int, ..
 def batch_shapes(config: ConfigDict, *, views: tuple[str, ...]) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of the global batch that the step takes, as `training_batches` makes it."""
     rows, count, length = config.training.batch_size, len(views), config.data.text_length
+    images = image_count(views, image_views=config.data.image_views)
     return {
-        "images": jax.ShapeDtypeStruct((rows, count, *config.model.image_size, 3), jnp.uint8),
+        "images": jax.ShapeDtypeStruct((rows, images, *config.model.image_size, 3), jnp.uint8),
         "token_ids": jax.ShapeDtypeStruct((rows, count, length), jnp.int32),
         "token_mask": jax.ShapeDtypeStruct((rows, count, length), jnp.bool_),
         "identities": jax.ShapeDtypeStruct((rows,), jnp.int32),
     }
+
+
+def _work(config: ConfigDict, model: IVTConfig, views: tuple[str, ...]) -> Work:
+    images = image_count(views, image_views=config.data.image_views)
+    return Work(model, config.training.batch_size, len(views), config.masking.to_dict(), images)
 
 
 def _make_optimizer(config: ConfigDict, total_steps: int, epoch_steps: int):

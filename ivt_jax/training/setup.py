@@ -29,7 +29,7 @@ from ivt_jax.training.cluster import exchange, to_first
 _RECENT, _BAD_SHARE = 10_000, 0.01  # samples looked back on, and how many of them may be bad
 _PATIENCE = 10.0  # seconds until a sample that is read again counts as hanging
 _VIEW_FIELDS = ("text_length", "word_length", "phrase_length", "separator", "word_level")
-_VIEW_FIELDS += ("decode", "resize", "pad", "flip")
+_VIEW_FIELDS += ("phrase_level", "image_views", "decode", "resize", "pad", "flip")
 
 
 @dataclasses.dataclass(frozen=True)

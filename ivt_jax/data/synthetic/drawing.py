@@ -237,27 +237,29 @@ def limb_outline(start: Point, end: Point, w0: float, w1: float) -> list[Point]:
     return points
 
 
+# A pattern covers a quarter of the cloth or so: the colour that names a garment is the one that
+# most of it shows, or nobody could tell a red shirt with white stripes from a white one with red.
 def _stripes(draw, size, fabric: Fabric, period: float) -> None:
     y = 0.45 * period
     while y < size[1]:
-        draw.rectangle([0, y, size[0], y + 0.42 * period], fill=fabric.accent)
+        draw.rectangle([0, y, size[0], y + 0.26 * period], fill=fabric.accent)
         y += period
 
 
 def _checks(draw, size, fabric: Fabric, period: float) -> None:
-    half = mix(fabric.colour, fabric.accent, 0.55)
+    half = mix(fabric.colour, fabric.accent, 0.75)
     period *= 1.25
     for axis in (0, 1):
         for k in range(int(size[axis] / period) + 1):
             at = (k + 0.3) * period
-            ends = at + 0.45 * period
+            ends = at + 0.22 * period
             draw.rectangle(
                 [at, 0, ends, size[1]] if axis == 0 else [0, at, size[0], ends], fill=half
             )
     for i in range(int(size[0] / period) + 1):
         for k in range(int(size[1] / period) + 1):
             x, y = (i + 0.3) * period, (k + 0.3) * period
-            draw.rectangle([x, y, x + 0.45 * period, y + 0.45 * period], fill=fabric.accent)
+            draw.rectangle([x, y, x + 0.22 * period, y + 0.22 * period], fill=fabric.accent)
 
 
 def _dots(draw, size, fabric: Fabric, period: float) -> None:
