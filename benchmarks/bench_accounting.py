@@ -20,7 +20,8 @@ def main() -> None:
     """Prints both tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=128, help="pairs that share the weights read")
-    parser.add_argument("--views", type=int, default=3, help="texts and images of a pair: 1 or 3")
+    parser.add_argument("--views", type=int, default=3, help="texts of a pair: 1 or 3")
+    parser.add_argument("--images", type=int, default=0, help="image views; 0 = one for each text")
     parser.add_argument("--text", type=int, default=32, help="real tokens of a text, on average")
     parser.add_argument("--stride", type=int, default=16, help="pixels between patches")
     parser.add_argument("--masked", type=float, default=0.3, help="share of the tokens dropped")
@@ -40,6 +41,7 @@ def components(config: IVTConfig, masking: dict, arguments: argparse.Namespace) 
         config,
         batch_size=arguments.batch,
         views=arguments.views,
+        images=arguments.images,
         image_tokens=kept(config.image_tokens, "drop", masking["image_ratio"]),
         text_tokens=kept(arguments.text, "drop", masking["text_ratio"]),
         optimizer=arguments.optimizer,
@@ -63,17 +65,18 @@ def components(config: IVTConfig, masking: dict, arguments: argparse.Namespace) 
 def floors(config: IVTConfig, arguments: argparse.Namespace) -> list[str]:
     """Pairs a second at the published peak, for pretraining and fine-tuning, masked and not."""
     cases = {
-        "one caption": (1, 0.0),
-        "one caption, masked": (1, arguments.masked),
-        "three levels": (3, 0.0),
-        "three levels, masked": (3, arguments.masked),
+        "one caption": (1, 0.0, 1),
+        "one caption, masked": (1, arguments.masked, 1),
+        "three levels": (3, 0.0, 3),
+        "three levels, masked": (3, arguments.masked, 3),
+        "the same, one image": (3, arguments.masked, 1),
     }
     lines = [f"| chip | TFLOP/s | {' | '.join(cases)} |", f"| --- |{' ---: |' * (len(cases) + 1)}"]
     for name, chip in CHIPS.items():
         cells = [f"{chip.flops / 1e12:,.0f}"]
-        for views, ratio in cases.values():
+        for views, ratio, images in cases.values():
             masking = {"strategy": "drop", "image_ratio": ratio, "text_ratio": ratio}
-            flops = Work(config, 1, views, masking).flops(arguments.text)
+            flops = Work(config, 1, views, masking, images).flops(arguments.text)
             cells.append(f"{chip.flops / flops:,.0f}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines

@@ -10,6 +10,7 @@ import pytest
 from browsing import ARGUMENTS, CHROMIUM, ROOT, faults
 from scored_runs import HOSTILE, STEPS, options, write_runs
 
+from configs import demo
 from ivt_jax.__main__ import main
 from ivt_jax.config import load_config
 from ivt_jax.errors import UserError
@@ -19,6 +20,7 @@ from ivt_jax.reporting.report import report_page
 from ivt_jax.reporting.sections import training_command
 from ivt_jax.training.goodput import Goodput
 
+LAST = demo.get_config("finetune").training.steps
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
@@ -138,7 +140,7 @@ def test_scores_are_those_of_the_evaluation(written, gathered):
     for run in gathered.runs:
         for value in run.evaluation.metrics.values():
             assert f"{value:.2f}" in text
-    assert "Not finished: step 7 of 560 was reached, step 7 is saved." in text
+    assert f"Not finished: step 7 of {LAST} was reached, step 7 is saved." in text
     assert "Fine-tuning of an IVT encoder" in text
 
 
@@ -223,7 +225,7 @@ def test_a_file_is_replaced_only_on_demand(runs, tmp_path, capsys):
     assert main([*argv, f"--out={out}", "--replace"]) == 0
     said = capsys.readouterr().out
     assert "it has no scores: dataset synthetic_people is not in gone" in said
-    assert f"step {STEPS} of 560" in said
+    assert f"step {STEPS} of {LAST}" in said
     assert Page(out.read_text()).all("main")
     assert main([*argv, f"--out={tmp_path}", "--replace"]) == 2
     assert "is a folder" in capsys.readouterr().err

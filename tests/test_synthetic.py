@@ -74,7 +74,7 @@ def test_seeds_differ():
 
 def test_identities_are_disjoint_and_have_two_to_five_images():
     seen = set()
-    for split, count in (("train", 1400), ("val", 60), ("test", 90)):
+    for split, count in (("train", 3000), ("val", 60), ("test", 90)):
         sizes = Counter(record["identity"] for record in described(split, None))
         assert len(sizes) == count and set(sizes.values()) == {2, 3, 4, 5}
         assert not seen & set(sizes)

@@ -12,7 +12,7 @@ from ivt_jax.data.synthetic.people import View, draw_view, render_person
 from ivt_jax.data.synthetic.scenes import draw_scene, render_scene, scene_caption
 
 SPLITS = ("train", "val", "test")
-IDENTITIES = {"train": 1400, "val": 60, "test": 90}
+IDENTITIES = {"train": 3000, "val": 60, "test": 90}
 SCENES = {"train": 4000, "val": 200}
 CAPTIONS = 2  # of each image
 SPLIT_STEP = 1_000_000  # identities of a split start at its number times this
@@ -95,7 +95,7 @@ class PeopleRecords:
 
 
 def people_records(split: str, *, seed: int = 0, identities: int | None = None) -> PeopleRecords:
-    """Drawn pedestrians of "train", "val" or "test" (1400, 60 and 90 identities by default).
+    """Drawn pedestrians of "train", "val" or "test" (3000, 60 and 90 identities by default).
 
     Records have image (JPEG bytes, 192x72), captions (two), identity (int, unique over splits),
     source, key and annotation (JSON: attributes, visible, facing, place, activity, mentioned and
