@@ -31,6 +31,7 @@ SIZES = {
     "training.batch_size": 32,
     "training.steps": 500,
     "training.eval_epochs": 0.25,
+    "objective.levels": "sentence",
 }
 SHOWN = (("val", "R1"), ("test", "R1"), ("test", "R5"), ("test", "mAP"))
 

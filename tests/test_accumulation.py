@@ -14,7 +14,8 @@ from runs import compared_metrics, finish
 from test_sharding import MESHES, RANDOM, mesh_of, optimizer
 from tiny import CONFIG, network, training_batch
 
-from finetune.objective import VIEWS, make_objective
+from finetune.objective import make_objective
+from ivt_jax.data.texts import LEVELS
 from ivt_jax.training.accumulation import make_gradients
 from ivt_jax.training.compiled import read_traffic
 from ivt_jax.training.sharding import BATCH, REPLICATED, path_name, to_global
@@ -29,7 +30,7 @@ MASKED = PLAIN | {"strategy": "drop", "image_ratio": 0.3, "text_ratio": 0.3}
 
 def objective(*, levels="joint", chunk=0, negatives="global", random=False):
     return make_objective(
-        views=VIEWS[levels],
+        views=LEVELS,
         erase=0.5 if random else 0.0,
         masking=MASKED if random else PLAIN,
         levels=levels,
@@ -45,10 +46,11 @@ def split(config):
 
 
 @functools.cache
-def gradients(config, rows=ROWS, accumulate=PARTS, negatives="all", **options):
+def gradients(config, rows=ROWS, accumulate=PARTS, negatives="all", images=3, **options):
     """The compiled function of one batch without a mesh, its results, and what it was given."""
     graphdef, params = split(config)
     batch = jax.tree.map(jnp.asarray, training_batch(rows=rows, views=3))
+    batch["images"] = batch["images"][:, :images]
     function = make_gradients(
         objective(**options), graphdef, accumulate=accumulate, negatives=negatives
     )
@@ -76,6 +78,12 @@ def test_all_negatives_are_the_big_batch_in_the_memory_of_a_micro_batch():
     parts, once = (x.memory_analysis().temp_size_in_bytes for x in (parts, once))
     print(f"64 rows at once: {once / 1e6:.1f} MB; in 16 parts: {parts / 1e6:.1f} MB")
     assert parts < once / 3
+
+
+def test_all_negatives_are_the_big_batch_where_one_image_meets_every_text():
+    options = {"levels": "joint", "chunk": 7, "images": 1}
+    _, found, _ = gradients(SHALLOW, accumulate=PARTS, **options)
+    assert_same(found, gradients(SHALLOW, accumulate=1, **options)[1])
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ def test_every_product_of_a_step_is_counted(gradient, images):
     # Without what nobody asks for: the gradient of the pixels is written out, and never computed.
     used, _ = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
     flops, size = map(sum, zip(*products(used), strict=True))
-    tokens = {"image_tokens": 193, "text_tokens": 20}
+    tokens: dict[str, Any] = {"image_tokens": 193, "text_tokens": 20}
     costs = step_costs(config, batch_size=2, views=2, images=images, **tokens)
     passes = [c.total if gradient else c.forward for c in costs.values()]
     assert sum(cost.flops for cost in passes) == pytest.approx(flops, rel=1e-4)
