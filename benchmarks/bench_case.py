@@ -77,6 +77,8 @@ def _batch(source, tokenizer, image_size, batch: int) -> dict[str, np.ndarray]:
         pad=10,
         flip=0.5,
         word_level="words",
+        phrase_level="pieces",
+        image_views="level",
     )
     stream = training_batches(
         [entries], [1.0], tokenizer=tokenizer, options=options, batch_size=batch, seed=0

@@ -69,6 +69,8 @@ def main() -> None:
         for (colour, garment), photos in zip(pairs, counts, strict=True):
             if photos >= FEWEST and "none" not in (colour, garment):
                 asked.append((worn, str(colour), str(garment), int(photos)))
+    if not asked:
+        raise SystemExit(f"no colour x garment is on {FEWEST} photos; ask for more --identities")
     found = {}
     for form in (words, sentence):
         texts = model.encode_text([form(colour, garment) for _, colour, garment, _ in asked])
@@ -86,6 +88,8 @@ def main() -> None:
         numbers = "".join(f"{both:>7.0f}{same:>7.0f}" for both, same in rows)
         chance = 100 * photos / len(images)
         print(f"{words(colour, garment):<22}{photos:>6}{chance:>7.1f}{numbers}")
+    chance = 100 * np.mean([photos for *_, photos in asked]) / len(images)
+    print(f"mean chance {chance:.1f}")
     for form, rows in found.items():
         both, same = rows.T
         print(

@@ -46,6 +46,8 @@ OPTIONS = {
     "pad": 10,
     "flip": 0.5,
     "word_level": "words",
+    "phrase_level": "pieces",
+    "image_views": "level",
 }
 
 

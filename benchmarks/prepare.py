@@ -75,6 +75,8 @@ def compare_batches(source: RecordSource, tokenizer: Tokenizer) -> None:
         pad=4,
         flip=0.5,
         word_level="words",
+        phrase_level="pieces",
+        image_views="level",
     )
 
     def read(start: int, count: int, process: int, processes: int) -> list[dict[str, np.ndarray]]:

@@ -99,7 +99,7 @@ def _defaults() -> ConfigDict:
     objective.epsilon = 1e-8  # inside the logarithm of the target [code]
     objective.negatives = "global"  # the whole batch | "local": each device its own share [code]
     objective.chunk = 0  # columns compared at once, rows split over devices; 0 = (B, B) on each
-    objective.levels = "joint"  # fine-tuning: one matrix [code] | "separate" | "sentence": no MLA
+    objective.levels = "joint"  # fine-tuning: one matrix [code] | "separate" | "sentence": alone
 
     optimizer = config.optimizer = ConfigDict()
     optimizer.name = "sgd"  # "sgd" [paper] | "adamw"

@@ -7,10 +7,10 @@ from ml_collections import ConfigDict
 
 from ivt_jax.training.matching import matching_objective as make_objective
 
-__all__ = ["levels", "make_objective"]
+__all__ = ["make_objective", "views_of"]
 
 
-def levels(config: ConfigDict) -> tuple[str, ...]:
+def views_of(config: ConfigDict) -> tuple[str, ...]:
     """The text levels of a sample, as `data.pipeline.ViewOptions.views` takes them."""
     if config.objective.levels == "sentence":
         return ("sentence",)

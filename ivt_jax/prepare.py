@@ -67,7 +67,7 @@ def prepare(
             died. OSError: a file cannot be read or written; its note says how to go on.
     """
     _check(name, out=out, source=source, images=images, dataset=dataset, regions=regions)
-    about: dict[str, Any] = {"seed": seed}
+    about: dict[str, Any] = {"seed": seed, "drawing": _drawing()}
     if source is not None:
         about = {"source": str(Path(source).resolve())}
     if images:
@@ -97,19 +97,32 @@ def prepare(
 def ensure_embedded(directory: str | Path, names: Iterable[str]) -> None:
     """Draws the embedded datasets among `names` that are not in `directory` yet.
 
-    Raises as `prepare` does.
+    Those that another version drew are told of and left as they are. Raises as `prepare` does.
     """
-    missing = [
-        name
-        for name in names
-        if records.PREPARED_BY.get(name) == "synthetic"
-        and not (Path(directory) / name / records.MANIFEST).is_file()
-    ]
+    missing = []
+    for name in names:
+        if records.PREPARED_BY.get(name) != "synthetic":
+            continue
+        if not (Path(directory) / name / records.MANIFEST).is_file():
+            missing.append(name)
+            continue
+        manifest = records.read_manifest(directory, name)
+        if "seed" in manifest and manifest.get("drawing") != _drawing():
+            print(
+                f"{Path(directory) / name} was drawn by another version of this package: scores "
+                "differ from those of its README. Remove the folder to have it drawn anew."
+            )
     if missing:
         print(f"{', '.join(missing)}: not in {directory} yet, so drawn first")
         for name, manifest in prepare("synthetic", out=directory).items():
             counts = [f"{n['records']:,} {split}" for split, n in manifest["splits"].items()]
             print(f"{name}: {', '.join(counts)} images")
+
+
+def _drawing() -> int:
+    from ivt_jax.data.synthetic.records import DRAWING
+
+    return DRAWING
 
 
 def _datasets(name: str, dataset: str | None) -> list[str]:

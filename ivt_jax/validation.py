@@ -20,7 +20,8 @@ from ivt_jax.errors import UserError
 MIXTURE = "data.mixture"  # the one field whose keys are the user's: dataset -> weight
 DRAWN = ("synthetic_people", "synthetic_scenes")  # drawn when they are absent
 DATASETS = ("cc3m", "sbu", "coco", "vg", "cuhk_pedes", "icfg_pedes", "rstpreid", *DRAWN)
-_LEVELS = ("word", "phrase", "sentence")
+LEVELS = ("word", "phrase", "sentence")  # of text
+_SOME_LEVELS = f"must hold some of {', '.join(LEVELS)}, with commas and no blanks"
 MANIFEST = "prepared.json"  # in every finished dataset folder
 WEIGHT_FILES = (".safetensors", ".npz", ".pth", ".pt", ".bin")
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(@[\w.-]+)?")  # owner/name@revision
@@ -84,7 +85,7 @@ RULES: dict[str, Rule] = {
     "data.resize": _one_of("bicubic", "bilinear"),
     "data.flip": _PROBABILITY,
     "data.erase": _PROBABILITY,
-    "data.levels": Rule(lambda text: {*text.split(",")} <= {*_LEVELS}, f"must list {_LEVELS}"),
+    "data.levels": Rule(lambda text: {*text.split(",")} <= {*LEVELS}, _SOME_LEVELS),
     "data.word_level": _one_of("words", "official"),
     "data.phrase_level": _one_of("pieces", "nouns"),
     "data.image_views": _one_of("level", "one"),

@@ -173,7 +173,8 @@ def test_a_run_in_parts_and_chunks_has_the_losses_of_a_plain_one(data, tmp_path)
     """Fine-tuning with three levels, nothing random on the device, in processes of 1 and 2."""
     still = ["data.erase=0.0", "model.drop_path=0.0", "model.text_dropout=0.0"]
     still += ["masking.strategy=none", "objective.levels=joint", "model.dtype=float32"]
-    still += ["training.steps=4", "evaluation.dataset="]
+    still += ["training.steps=4", "evaluation.dataset=", "data.image_views=level"]
+    still += ["data.levels=word,phrase,sentence", "data.phrase_length=0"]
     parts = ["training.accumulate=2", "objective.chunk=7"]
     losses = {}
     for name, values, devices in (("plain", still, 1), ("parts", still + parts, 2)):

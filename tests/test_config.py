@@ -22,8 +22,9 @@ from ivt_jax.config import (
 )
 from ivt_jax.data.records import MANIFEST as RECORDS_MANIFEST
 from ivt_jax.data.records import PREPARED_BY
+from ivt_jax.data.texts import LEVELS as TEXT_LEVELS
 from ivt_jax.errors import UserError
-from ivt_jax.validation import DATASETS, MANIFEST, RULES, leaves
+from ivt_jax.validation import DATASETS, LEVELS, MANIFEST, RULES, leaves
 
 ROOT = Path(__file__).parent.parent
 FREE_TEXTS = {"data.directory", "data.vocabulary", "evaluation.dataset", "init.run"}
@@ -72,6 +73,7 @@ def test_choices_are_those_of_the_comment(field):
 def test_names_agree_with_the_records():
     assert set(DATASETS) == set(PREPARED_BY)
     assert MANIFEST == RECORDS_MANIFEST
+    assert LEVELS == TEXT_LEVELS
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,9 @@ def test_names_agree_with_the_records():
         ("optimizer.learning_rate", "fast", "must be a number (got 'fast')"),
         ("model.dtype", "float16", 'must be one of "bfloat16", "float32" (got \'float16\')'),
         ("model.dtype", 16, "must be a text (got 16)"),
+        ("data.levels", "", "must hold some of word, phrase, sentence, with commas and no blanks"),
+        ("data.levels", "word, phrase", "and no blanks (got 'word, phrase')"),
+        ("data.levels", "words", "must hold some of word, phrase, sentence"),
         ("model.width", 770, "must be a multiple of model.heads = 12 (got 770)"),
         ("model.image_size", (384,), "must be 2 whole numbers (got (384,))"),
         ("model.image_size", (8, 128), "must hold one patch of 16 pixels (got (8, 128))"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ import pretrain.objective
 from configs import base
 from ivt_jax.data.texts import LEVELS
 from ivt_jax.losses.cmpm import cmpm
-from ivt_jax.training.matching import masked_features, match
+from ivt_jax.training.matching import masked_features, match, matching_objective
 from ivt_jax.training.sharding import make_mesh, to_global
 from ivt_jax.training.state import TrainState, make_step
 
@@ -75,6 +76,26 @@ def test_global_negatives_depend_on_neither_the_mesh_nor_the_chunk(mesh, chunk):
         return jax.value_and_grad(function, argnums=(0, 1))
 
     found, expected = on_mesh(gradients(chunk), *mesh), jax.jit(gradients(0))(*features())
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("mesh", [(8, 1), (2, 4)])
+@pytest.mark.parametrize(("negatives", "chunk"), [("global", 5), ("local", 0), ("local", 5)])
+def test_one_image_view_on_a_mesh_is_that_image_for_every_text(negatives, chunk, mesh):
+    options: dict[str, Any] = {"negatives": negatives, "chunk": chunk, **LOSS}
+    objective = matching_objective(views=LEVELS, erase=0.0, masking=NONE, levels="joint", **options)
+
+    def few(images, texts, identities):
+        return objective.loss((images[:, :1], texts), identities)[0]
+
+    def many(images, texts, identities):
+        images = jnp.repeat(images[:, :1], VIEWS, axis=1)
+        return match(images, texts, identities, **options)
+
+    found, expected = (
+        on_mesh(jax.value_and_grad(loss, argnums=(0, 1)), *mesh) for loss in (few, many)
+    )
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
@@ -156,7 +177,7 @@ def test_pretraining_has_one_view():
 def test_fine_tuning_has_the_levels_of_its_configuration(matched, levels, expected):
     config = base.get_config()
     config.objective.levels, config.data.levels = matched, levels
-    assert finetune.objective.levels(config) == expected
+    assert finetune.objective.views_of(config) == expected
 
 
 @pytest.mark.parametrize("levels", ["joint", "separate"])

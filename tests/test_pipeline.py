@@ -26,6 +26,8 @@ OPTIONS = ViewOptions(
     pad=2,
     flip=0.5,
     word_level="words",
+    phrase_level="pieces",
+    image_views="level",
 )
 
 
@@ -115,6 +117,17 @@ def test_shapes_and_types(batches):
         "substituted": ((4, 2), np.int32),
     }
     assert {name: (x.shape, x.dtype) for name, x in batches[0].items()} == expected
+
+
+def test_phrases_are_noun_phrases_where_the_options_say_so(tokenizer):
+    options = dataclasses.replace(OPTIONS, views=("phrase",) * 2, phrase_level="nouns")
+    ids, mask, _ = tokenizer.encode(["man", "bag", "man, bag"], length=12)  # as the stub stores
+    known = {row[real].tobytes() for row, real in zip(ids, mask, strict=True)}
+    seen = set()
+    for batch in read(tokenizer, 5, options=options):
+        ids, mask = (batch[name].reshape(-1, 12) for name in ("token_ids", "token_mask"))
+        seen |= {row[real].tobytes() for row, real in zip(ids, mask, strict=True)}
+    assert seen == known
 
 
 def test_one_image_view_leaves_the_texts_as_they_are(batches, tokenizer):

@@ -33,6 +33,10 @@ def test_a_run_that_draws_its_data_tells_one_line_each(tmp_path, capsys, monkeyp
     assert "next:" not in told and "left out" not in told
     prepare.ensure_embedded(tmp_path, ["synthetic_people"])
     assert not capsys.readouterr().out
+    monkeypatch.setattr(prepare, "_drawing", lambda: -1)
+    prepare.ensure_embedded(tmp_path, ["synthetic_people", "cc3m"])
+    told = capsys.readouterr().out
+    assert told.startswith(f"{tmp_path / 'synthetic_people'} was drawn by another version")
 
 
 @pytest.mark.parametrize(

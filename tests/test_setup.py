@@ -18,7 +18,8 @@ from ivt_jax.training.setup import Data
 def data_of(source, **lengths):
     options = {"views": LEVELS, "image_size": (8, 8), "text_length": 16, "separator": "none"}
     options |= {"decode": "exact", "resize": "bicubic", "pad": 0, "flip": 0.0}
-    options = ViewOptions(**options, word_level="words", **lengths)
+    options |= {"word_level": "words", "phrase_level": "pieces", "image_views": "level"}
+    options = ViewOptions(**options, **lengths)
     entries = cast(Any, [SimpleNamespace(source=source)])
     return Data(entries, [1.0], cast(Any, None), options, {}, names=["cc3m"])
 
@@ -35,10 +36,13 @@ def test_a_bad_image_is_listed_once_with_its_reason(tmp_path):
     assert "no photo" in line["detail"] and len(said) == 1
 
 
-def test_a_damaged_record_has_an_origin(monkeypatch):
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Corrupted record"), RuntimeError("Read failed"), OSError("gone")]
+)
+def test_a_record_that_cannot_be_read_has_an_origin(monkeypatch, error):
     class Torn:
         def __getitem__(self, index):
-            raise RuntimeError(f"Corrupted record {index}")
+            raise error
 
     place = SimpleNamespace(entries=np.array([[4, 0]]), order=[0], source=Torn())
     data = dataclasses.replace(data_of(None), datasets=cast(Any, [place]))

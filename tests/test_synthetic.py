@@ -10,9 +10,10 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from ivt_jax.data import synthetic
+from ivt_jax.data.synthetic import drawing
 from ivt_jax.data.synthetic.attributes import ATTRIBUTES, UPPERS, group_of
 from ivt_jax.data.synthetic.drawing import HEIGHT, SCALE, WIDTH, Canvas, generator
 from ivt_jax.data.synthetic.garments import TRIMS
@@ -244,3 +245,14 @@ def test_contact_sheet():
     sheet = synthetic.contact_sheet(rows=1, scenes=3)
     assert sheet.width == 1600 and sheet.mode == "RGB"
     assert sheet.getpixel((2, 2)) == (252, 252, 250)
+
+
+@pytest.mark.parametrize("pattern", drawing._PATTERNS)
+@pytest.mark.parametrize("period", [12.0, 20.0, 30.0])  # drawn pixels
+def test_a_pattern_leaves_most_of_the_cloth_in_its_colour(pattern, period):
+    """Or a red shirt with white stripes would look like a white one with red stripes."""
+    fabric = drawing.Fabric((200, 40, 40), pattern, (250, 250, 250))
+    cloth = Image.new("RGB", (120, 160), fabric.colour)
+    drawing._PATTERNS[pattern](ImageDraw.Draw(cloth), cloth.size, fabric, period)
+    shown = (np.asarray(cloth) == fabric.colour).all(axis=2).mean()
+    assert 0.5 < shown < 0.9

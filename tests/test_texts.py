@@ -191,6 +191,19 @@ def test_unknown_styles_are_refused():
         levels(phrases="nltk")
 
 
+@pytest.mark.parametrize("style", texts.WORD_STYLES)
+def test_the_draws_of_the_default_levels_stay_in_their_order(style):
+    """First of the word level, then a phrase: resumed runs depend on it."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        word = texts.word_level(
+            CAPTION, words="man, red, hair", attributes="", style=style, source="x", rng=rng
+        )
+        phrases = texts.phrase_candidates(CAPTION)
+        phrase = phrases[rng.integers(len(phrases))]
+        assert levels(style, seed) == [word, phrase, CAPTION.lower()]
+
+
 def test_every_text_of_a_level_is_drawn_anew():
     views = ("phrase", "sentence", "phrase", "phrase")
     drawn = [levels(seed=seed, views=views) for seed in range(300)]

@@ -40,10 +40,10 @@ class ViewOptions:
     pad: int
     flip: float
     word_level: str
-    phrase_level: str = "pieces"
+    phrase_level: str
+    image_views: str
     word_length: int = 0
     phrase_length: int = 0
-    image_views: str = "level"
 
     @property
     def images(self) -> int:
@@ -123,7 +123,7 @@ class TrainingEntries:
 
         What was read and decoded is kept in `cache` while there is room; the sample is the same
         with and without it, and whether its record is in `ahead` or not. The `views` are written
-        into `images`, uint8 (I, H, W, 3): in its place in a batch a view is written once.
+        into `images`, uint8 (V or 1, H, W, 3): in its place in a batch a view is written once.
 
         Returns the V texts, the identity, and for the report 1 + the number of the dataset, and of
         the bad record, or zeros.
@@ -249,7 +249,7 @@ class _Batches:
             for number, dataset in enumerate(self.datasets)
         ]
         count, (height, width) = self.options.images, self.options.image_size
-        images = np.empty((self.rows, count, height, width, 3), np.uint8)  # (B, I, H, W, 3)
+        images = np.empty((self.rows, count, height, width, 3), np.uint8)  # (B, V or 1, H, W, 3)
         samples = [
             self.datasets[number].sample(
                 position,
@@ -292,7 +292,7 @@ class _Batches:
         count = self.options.images
         keys = np.array([self.keys[number][0] for number, _ in places])  # (B,)
         positions = np.array([position for _, position in places], np.uint64)  # (B,)
-        chances = uniform(keys, positions, count=3 * count).reshape(-1, 3)  # (B I, 3)
+        chances = uniform(keys, positions, count=3 * count).reshape(-1, 3)  # (B V, 3) or (B, 3)
         drawn = drawn_views(chances, pad=self.options.pad, flip=self.options.flip)
         return [drawn[row : row + count] for row in range(0, len(drawn), count)]
 
@@ -376,9 +376,9 @@ def training_batches(
       cache_gib: GiB of decoded images kept in memory, an equal share in each worker.
 
     Yields dicts of numpy arrays with a leading axis of B / processes: images uint8
-    (B, I, H, W, 3), token_ids int32 (B, V, L), token_mask bool (B, V, L), identities int32 (B,),
-    and for the report truncated bool (B, V), the texts that were cut, and substituted int32 (B, 2):
-    see `TrainingEntries.sample`.
+    (B, V or 1, H, W, 3), token_ids int32 and token_mask bool (B, V, L), identities int32 (B,), and
+    for the report truncated bool (B, V), the texts that were cut, and substituted int32 (B, 2): see
+    `TrainingEntries.sample`.
     """
     share = batch_size // processes
     samples = training_samples(datasets, weights, tokenizer=tokenizer, options=options, seed=seed)

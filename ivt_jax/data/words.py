@@ -1,6 +1,6 @@
 """The nouns and adjectives of a caption, by a real part-of-speech tagger that works offline.
 
-Needed when a dataset is prepared; training reads the words stored with the records.
+The tagger is needed when a dataset is prepared; training reads the words stored with the records.
 """
 
 from __future__ import annotations

@@ -144,8 +144,8 @@ def read_item(folder: Path, name: str, *, file: str = "metadata") -> Any:
 
 def write_manifest(folder: Path, manifest: Path) -> None:
     """Writes size and SHA-256 of every file below `folder`, all of it safe on the disk."""
-    sync_tree(folder)
-    sync(folder.parent)
+    sync_tree(folder)  # Orbax writes files of its own after the arrays are safe
+    sync(folder.parent)  # and the step's name
     files = {
         str(path.relative_to(folder)): [path.stat().st_size, _file_digest(path)]
         for path in _files(folder)

@@ -47,13 +47,14 @@ def matching_objective(
       masking: `config.masking`.
       lengths: the most tokens a text of each view has, () = as many as the batch has places.
       levels: "joint" = one CMPM over all views, so every pair of one identity is a positive
-        across levels (official code); "separate" = the sum of one CMPM a text (paper Fig. 2);
+        across levels (official code); "separate" = the sum of one CMPM a text (paper Fig. 2),
+        and a metric for each level, the sum over its texts;
         "sentence", with its one view, is the baseline without MLA.
       **loss: the keyword arguments of `match`, the rest of `config.objective`.
     """
 
     def matched(features, identities):
-        image, text = features  # (B, I, D), (B, V, D)
+        image, text = features  # (B, V or 1, D), (B, V, D)
         image = jnp.broadcast_to(image, text.shape)  # one image view meets every text
         if levels != "separate":
             total = match(image, text, identities, **loss)
@@ -74,8 +75,8 @@ def masked_features(
     """Erases, embeds, masks and encodes every view of a batch, all in one pass over the blocks.
 
     Args:
-      batch: images uint8 (B, I, H, W, 3), token_ids int32 (B, V, L), token_mask bool (B, V, L),
-        padding last; I is V, an image view for each text, or 1.
+      batch: images uint8 (B, V or 1, H, W, 3), one for each text or one for all; token_ids int32
+        and token_mask bool (B, V, L), padding last.
       key: randomness of erasing, dropout, masking and stochastic depth.
       erase: probability of random erasing.
       masking: strategy, draws and the two ratios, as `mask_images` and `visible_words` take them.
@@ -83,7 +84,7 @@ def masked_features(
         and without the padding behind it, which changes nothing but the time. () = L each.
 
     Returns:
-      image_features (B, I, D), text_features (B, V, D): float32, not normalised.
+      image_features (B, V or 1, D), text_features (B, V, D): float32, not normalised.
     """
     erase_key, dropout_key, mask_key, image_key, text_key = jax.random.split(key, 5)
     mask_key, words_key = jax.random.split(mask_key)

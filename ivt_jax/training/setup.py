@@ -86,8 +86,8 @@ class Data:
         record = int(entries.entries[entries.order[place]][0])
         try:
             key = read_record(entries.source, record)["key"]
-        except ImageError as error:  # training has replaced it
-            key = str(error.key)
+        except (ImageError, OSError, RuntimeError):  # damaged or away; no reason to end a run
+            key = f"record {record}"
         return {"dataset": self.names[number], "key": key}
 
     def report(self, batch: dict[str, np.ndarray], file: Path, say: Callable[[str], None]) -> None:

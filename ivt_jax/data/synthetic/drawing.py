@@ -237,8 +237,8 @@ def limb_outline(start: Point, end: Point, w0: float, w1: float) -> list[Point]:
     return points
 
 
-# A pattern covers a quarter of the cloth or so: the colour that names a garment is the one that
-# most of it shows, or nobody could tell a red shirt with white stripes from a white one with red.
+# Every pattern leaves more than half of the cloth in the colour that captions name it by; else a
+# red shirt with white stripes would look like a white one with red stripes.
 def _stripes(draw, size, fabric: Fabric, period: float) -> None:
     y = 0.45 * period
     while y < size[1]:

@@ -11,6 +11,7 @@ from ivt_jax.data.synthetic.drawing import generator
 from ivt_jax.data.synthetic.people import View, draw_view, render_person
 from ivt_jax.data.synthetic.scenes import draw_scene, render_scene, scene_caption
 
+DRAWING = 2  # raised with every change of what is drawn, so that older data is told apart
 SPLITS = ("train", "val", "test")
 IDENTITIES = {"train": 3000, "val": 60, "test": 90}
 SCENES = {"train": 4000, "val": 200}
