@@ -96,9 +96,12 @@ def test_the_number_of_workers_changes_nothing(tmp_path, undisturbed):
         assert sums(tmp_path / str(workers) / "cc3m") == undisturbed
 
 
+# A suite that was started in the background hands on that SIGINT is ignored.
 SCRIPT = """
+import signal
 import sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, {tests!r})
 from test_dataset_resume import splits
 from ivt_jax.data.builders.dataset import write_dataset
